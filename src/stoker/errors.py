@@ -1,0 +1,79 @@
+"""Every error a caller may see, in one tree.
+
+::
+
+    StokerError
+    ├── InvalidRequest            the request is wrong; `param` names the field
+    │   ├── ContextOverflow       prompt (+ max_tokens) does not fit the context
+    │   └── TemplateError         the chat template refused the messages
+    ├── ModelError                the model cannot be had or used
+    │   ├── ModelNotFound         no such name, path or repository
+    │   ├── ModelCorrupt          truncated, wrong checksum, inconsistent metadata
+    │   └── UnsupportedModel      an architecture or tensor type we cannot run
+    ├── MemoryPlanError           it would not fit; carries the numbers and the flag
+    ├── EngineOverloaded          admission said no; `retry_after` in seconds
+    └── EngineStopped             the engine has shut down or failed
+
+A message says what was wrong, what was expected and what to do.
+"""
+
+from __future__ import annotations
+
+
+class StokerError(Exception):
+    """Base of all errors raised on purpose by Stoker."""
+
+
+class InvalidRequest(StokerError, ValueError):
+    """A request that cannot be served as written.
+
+    `param` is the name of the field at fault, as the caller wrote it.
+    """
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+        self.code = code
+
+
+class ContextOverflow(InvalidRequest):
+    """The prompt, or the prompt plus the tokens asked for, exceeds the context."""
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message, param=param, code="context_length_exceeded")
+
+
+class TemplateError(InvalidRequest):
+    """The chat template raised, or there is none."""
+
+
+class ModelError(StokerError):
+    """A model that cannot be found, read or run."""
+
+
+class ModelNotFound(ModelError):
+    """No model of that name, path or repository."""
+
+
+class ModelCorrupt(ModelError):
+    """A model file that is truncated, inconsistent or fails its checksum."""
+
+
+class UnsupportedModel(ModelError):
+    """An architecture, tensor type or tokenizer kind that Stoker cannot run."""
+
+
+class MemoryPlanError(StokerError):
+    """The model, its context or its cache does not fit in memory."""
+
+
+class EngineOverloaded(StokerError):
+    """Admission refused the request; try again in `retry_after` seconds."""
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class EngineStopped(StokerError):
+    """The engine is shutting down, or its step loop has failed."""

@@ -1,0 +1,1 @@
+"""Weights from safetensors and GGUF files, under one set of names (see `base`)."""
