@@ -2,20 +2,69 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 MODEL ?= smollm2
+SERVE_FLAGS ?=
+PYTEST_FLAGS ?=
+KERNEL_SOURCES := CMakeLists.txt $(shell find kernels -type f)
 
-# Where the extension lands for work in the checkout: src/stoker/_kernels*.so.
-BUILD ?= build/kernels
+.PHONY: help serve chat model test lint types unit conformance soak kernels clean
 
-.PHONY: help kernels
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
-kernels:  ## build the kernels in place, into src/stoker (developers)
-	cmake -S . -B $(BUILD) -G Ninja -DPython_EXECUTABLE="$$(command -v python3)" >/dev/null
-	cmake --build $(BUILD)
-	cp $(BUILD)/_kernels*.so src/stoker/
+serve: $(VENV)/.installed  ## build, fetch the default model and serve it on http://127.0.0.1:8000
+	@$(BIN)/stoker serve $(MODEL) $(SERVE_FLAGS)
+
+model: $(VENV)/.installed  ## fetch the default model
+	@$(BIN)/stoker pull $(MODEL)
+
+test: lint types unit  ## everything that CI runs
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+unit: $(VENV)/.dev model
+	$(BIN)/pytest -m "not conformance" $(PYTEST_FLAGS)
+
+conformance: $(VENV)/.dev model  ## the long checks against programs we did not write
+	$(BIN)/pytest -m conformance $(PYTEST_FLAGS)
+
+# For the environment that is active: builds incrementally and leaves the module in src/stoker.
+kernels:  ## rebuild the kernels in place, after a change in kernels/
+	cmake -S . -B build/kernels -G Ninja -DPython_EXECUTABLE="$$(command -v python3)" >/dev/null
+	cmake --build build/kernels
+	cp build/kernels/_kernels*.so src/stoker/
+
+clean:  ## remove everything that was built
+	rm -rf $(VENV) build src/stoker/_kernels*.so
+
+# An environment with what a server needs, and nothing else.
+$(VENV)/.pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Stoker needs Python 3.11 or newer; this is $$($(PYTHON) --version). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@command -v c++ >/dev/null || \
+	  { echo "Stoker needs a C++20 compiler. On Debian or Ubuntu: apt-get install g++"; exit 1; }
+	@echo "Making a virtual environment in $(VENV) …"
+	@$(PYTHON) -m venv $(VENV) || \
+	  { echo "Python's venv module is missing. On Debian or Ubuntu: apt-get install python3-venv"; exit 1; }
+	@$(BIN)/pip install -q --upgrade pip
+	@$(BIN)/pip install -q "scikit-build-core>=1.0,<2" "nanobind>=2.9,<4" "cmake>=3.20" "ninja>=1.11"
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.pip pyproject.toml $(KERNEL_SOURCES)
+	@echo "Compiling the kernels and installing Stoker (about a minute the first time) …"
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pip install -q --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.installed
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pip install -q --no-build-isolation -e ".[dev]"
+	@touch $@
