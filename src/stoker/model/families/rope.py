@@ -32,7 +32,9 @@ KINDS = ("default", "linear", "llama3", "yarn", "longrope")
 
 def base_frequencies(dim: int, theta: float) -> Frequencies:
     """theta^(-2i / dim) for i in 0 … dim / 2 - 1."""
-    return theta ** -(np.arange(0, dim, 2, dtype=np.float64) / dim)
+    exponents: Frequencies = np.arange(0, dim, 2, dtype=np.float64) / -dim
+    frequencies: Frequencies = np.power(theta, exponents)
+    return frequencies
 
 
 def llama3_frequencies(
