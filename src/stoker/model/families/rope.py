@@ -42,7 +42,7 @@ def llama3_frequencies(
 ) -> Frequencies:
     """Wavelengths over original / low are stretched by `factor`, under original / high kept."""
     turns = original * frequencies / (2 * math.pi)
-    smooth = np.clip((turns - low) / (high - low), 0, 1)
+    smooth: Frequencies = np.clip((turns - low) / (high - low), 0, 1)
     return frequencies * ((1 - smooth) / factor + smooth)
 
 
@@ -67,7 +67,7 @@ def yarn_frequencies(
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, dim - 1)
     width = high - low if high != low else 0.001
-    ramp = np.clip((np.arange(dim // 2) - low) / width, 0, 1)
+    ramp: Frequencies = np.clip((np.arange(dim // 2) - low) / width, 0, 1)
     return frequencies * ((1 - ramp) + ramp / factor)
 
 
