@@ -8,6 +8,7 @@
     │   └── TemplateError         the chat template refused the messages
     ├── ModelError                the model cannot be had or used
     │   ├── ModelNotFound         no such name, path or repository
+    │   ├── DownloadFailed        it could not be fetched; the same command again resumes
     │   ├── ModelCorrupt          truncated, wrong checksum, inconsistent metadata
     │   └── UnsupportedModel      an architecture or tensor type we cannot run
     ├── MemoryPlanError           it would not fit; carries the numbers and the flag
@@ -53,6 +54,10 @@ class ModelError(StokerError):
 
 class ModelNotFound(ModelError):
     """No model of that name, path or repository."""
+
+
+class DownloadFailed(ModelError):
+    """A model that could not be fetched from where it is published."""
 
 
 class ModelCorrupt(ModelError):
