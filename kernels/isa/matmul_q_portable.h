@@ -1,4 +1,7 @@
 // Quantized products in plain C++, one row of x and one panel at a time.
+#pragma once
+
+#include "isa/kernels.h"
 
 namespace stoker::STOKER_ISA {
 namespace {
