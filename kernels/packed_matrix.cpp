@@ -1,12 +1,11 @@
 #include "packed_matrix.h"
 
 #include <array>
-#include <cstdlib>
-#include <new>
 #include <stdexcept>
 #include <string>
 
 #include "half.h"
+#include "weight_memory.h"
 
 namespace stoker {
 namespace {
@@ -83,8 +82,7 @@ PackedMatrix::PackedMatrix(WeightFormat format, int64_t rows, int64_t cols, bool
   const size_t scale_bytes = quantized ? rounded_up(all_blocks * kPanelRows * 2) : 0;
   const size_t min_bytes = quantized && with_mins ? scale_bytes : 0;
   nbytes_ = code_bytes + scale_bytes + min_bytes;
-  storage_.reset(static_cast<uint8_t*>(std::aligned_alloc(64, nbytes_)), std::free);
-  if (!storage_) throw std::bad_alloc();
+  storage_ = allocate_weights(nbytes_);
   codes_ = storage_.get();
   if (scale_bytes) scales_ = reinterpret_cast<uint16_t*>(codes_ + code_bytes);
   if (min_bytes) mins_ = reinterpret_cast<uint16_t*>(codes_ + code_bytes + scale_bytes);

@@ -6,7 +6,8 @@ namespace stoker::STOKER_ISA {
 extern const MatmulKernels kMatmulKernels = {&round_int8, &round_bf16, &matmul_q4, &matmul_q8,
                                              &matmul_bf16};
 #if defined(STOKER_ISA_avx512)
-extern const MatmulKernels kMatmulKernelsWithBf16 = kMatmulKernels;
+extern const MatmulKernels kMatmulKernelsWithBf16 = {&round_int8, &round_bf16, &matmul_q4,
+                                                     &matmul_q8, &matmul_bf16_dot};
 #endif
 
 }  // namespace stoker::STOKER_ISA

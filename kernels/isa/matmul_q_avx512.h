@@ -3,23 +3,16 @@
 //
 // A tile of MR rows of x and NR panels keeps its sums in registers; each weight vector that is read
 // (and, for q4, split) serves MR rows, each broadcast quad of activations NR panels. Six by two
-// fills the registers (12 integer and 12 float sums) and leaves both multipliers busy; one by two
-// streams a single row's weights at the speed of memory. After a block come, for each of the
+// fills the registers (12 integer and 12 float sums) and leaves both multipliers busy; for a
+// few rows, panels are taken singly, which streams best. After a block come, for each of the
 // sums, a conversion, d·sa and a fused multiply-add: on a machine with two multipliers the products
 // can use at most 8 of their 10 slots.
 #pragma once
 
-#include <immintrin.h>
-
-#include "isa/kernels.h"
+#include "isa/tiles_avx512.h"
 
 namespace stoker::STOKER_ISA {
 namespace {
-
-constexpr int kMaxTileRows = 6;
-
-// Blocks ahead to fetch weights; HW prefetchers stop at pages and start anew in each panel.
-constexpr int kPrefetchBytes = 2048;
 
 inline __m512i broadcast_quad(const int8_t* codes) {
   int quad;
@@ -32,7 +25,7 @@ inline __m512 load_halfs(const uint16_t* p) {
 }
 
 template <bool q4, bool mins, int MR, int NR>
-void tile(const MatmulArgs& args, int m, int panel) {
+void tile(const MatmulArgs& args, int m, int panel, const Ahead& ahead) {
   constexpr int kCodes = q4 ? 256 : 512;
   const Activations& x = *args.x;
   const ptrdiff_t blocks = args.blocks;
@@ -58,12 +51,14 @@ void tile(const MatmulArgs& args, int m, int panel) {
 #pragma GCC unroll 4
       for (int j = 0; j < NR; ++j) sum[i][j] = start;
     }
-    if constexpr (MR <= 2) {
+    fetch_codes(ahead, b);
+    if (ahead.factors) {
 #pragma GCC unroll 4
-      for (int j = 0; j < NR; ++j)
-#pragma GCC unroll 8
-        for (int line = 0; line < kCodes; line += 64)
-          _mm_prefetch(codes + (j * blocks + b) * kCodes + line + kPrefetchBytes, _MM_HINT_T0);
+      for (int j = 0; j < NR; ++j) {
+        _mm_prefetch(scales + ((NR + j) * blocks + b) * kPanelRows, _MM_HINT_T0);
+        if constexpr (mins)
+          _mm_prefetch(min + ((NR + j) * blocks + b) * kPanelRows, _MM_HINT_T0);
+      }
     }
     if constexpr (q4) {
 #pragma GCC unroll 4
@@ -119,18 +114,8 @@ void tile(const MatmulArgs& args, int m, int panel) {
       }
     }
   }
-#pragma GCC unroll 4
-  for (int j = 0; j < NR; ++j) {
-    const int first = (panel + j) * kPanelRows;
-    const int lanes = args.rows - first < kPanelRows ? args.rows - first : kPanelRows;
-    const auto mask = static_cast<__mmask16>((1u << lanes) - 1);
-#pragma GCC unroll 8
-    for (int i = 0; i < MR; ++i)
-      _mm512_mask_storeu_ps(args.out + (m + i) * args.out_stride + first, mask, acc[i][j]);
-  }
+  store_tile(args, m, panel, acc);
 }
-
-using Tile = void (*)(const MatmulArgs&, int m, int panel);
 
 template <bool q4, bool mins, int NR>
 constexpr Tile kTiles[kMaxTileRows] = {tile<q4, mins, 1, NR>, tile<q4, mins, 2, NR>,
@@ -138,26 +123,14 @@ constexpr Tile kTiles[kMaxTileRows] = {tile<q4, mins, 1, NR>, tile<q4, mins, 2, 
                                        tile<q4, mins, 5, NR>, tile<q4, mins, 6, NR>};
 
 template <bool q4, bool mins>
-void matmul_tiles(const MatmulArgs& args) {
-  for (int panel = args.panel_begin; panel < args.panel_end; panel += 2) {
-    const bool pair = panel + 2 <= args.panel_end;
-    const Tile* tiles = pair ? kTiles<q4, mins, 2> : kTiles<q4, mins, 1>;
-    for (int m = args.m_begin; m < args.m_end;) {
-      const int left = args.m_end - m;
-      const int tiles_left = (left + kMaxTileRows - 1) / kMaxTileRows;
-      const int rows = (left + tiles_left - 1) / tiles_left;  // even shares: 8 rows are 4 and 4
-      tiles[rows - 1](args, m, panel);
-      m += rows;
-    }
-  }
-}
+constexpr const Tile* kTilesByWidth[] = {kTiles<q4, mins, 1>, kTiles<q4, mins, 2>};
 
 template <bool q4>
 void matmul_quantized(const MatmulArgs& args) {
-  if (args.mins)
-    matmul_tiles<q4, true>(args);
-  else
-    matmul_tiles<q4, false>(args);
+  constexpr int kMostRowsSingly = q4 ? 6 : 8;  // up to which memory is the limit
+  const int log_width = args.m_end - args.m_begin <= kMostRowsSingly ? 0 : 1;
+  walk_tiles(args, args.mins ? kTilesByWidth<q4, true> : kTilesByWidth<q4, false>, log_width,
+             q4 ? 4 : 8);
 }
 
 }  // namespace
