@@ -63,7 +63,8 @@ PackedMatrix pack_rows(const Rows& data, const std::string& type_name, int64_t c
     throw std::invalid_argument("unknown weight format '" + *format_name_ +
                                 "'; expected q4, q8 or bf16");
   const size_t row_bytes = encoded_row_bytes(*type, cols);
-  if (data.shape(1) != row_bytes || data.stride(1) != 1 ||
+  const bool laid_out = data.shape(0) == 0 || data.stride(1) == 1;
+  if (data.shape(1) != row_bytes || !laid_out ||
       (data.shape(0) > 1 && data.stride(0) < static_cast<int64_t>(row_bytes)))
     throw std::invalid_argument(type_name + " rows of " + std::to_string(cols) + " columns are " +
                                 std::to_string(row_bytes) + " contiguous bytes; got an array [" +

@@ -145,9 +145,11 @@ void decode(TensorType type, const uint8_t* row, int b, int64_t cols, float* out
       const uint8_t* nibbles = block + (with_min ? 4 : 2);
       const int zero = with_min ? 0 : 8;
       for (int i = 0; i < 16; ++i) {
-        out[i] = d * static_cast<float>((nibbles[i] & 15) - zero) + min;
-        out[16 + i] = d * static_cast<float>((nibbles[i] >> 4) - zero) + min;
+        out[i] = d * static_cast<float>((nibbles[i] & 15) - zero);
+        out[16 + i] = d * static_cast<float>((nibbles[i] >> 4) - zero);
       }
+      if (with_min)
+        for (int i = 0; i < 32; ++i) out[i] += min;
       return;
     }
     case TensorType::q4_k: coded = decode_q4_k(row + b / 8 * size_t{144}, b % 8); break;
