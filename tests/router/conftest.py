@@ -19,12 +19,6 @@ def pytest_asyncio_loop_factories(
 
 
 @pytest_asyncio.fixture
-async def engine() -> AsyncIterator[FakeEngine]:
-    async with FakeEngine("one") as fake:
-        yield fake
-
-
-@pytest_asyncio.fixture
 async def fleet() -> AsyncIterator[Fleet]:
     """Two engines behind a router."""
     async with Fleet(FakeEngine("one"), FakeEngine("two")) as fleet:

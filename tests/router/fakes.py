@@ -7,7 +7,7 @@ import contextlib
 import json
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -37,7 +37,9 @@ class FakeEngine:
     are answered well. Probes (GET) are always answered, as `healthy` says.
     """
 
-    def __init__(self, name: str, *, models: tuple[str, ...] = ("m",), kind: str = "native") -> None:
+    def __init__(
+        self, name: str, *, models: tuple[str, ...] = ("m",), kind: str = "native"
+    ) -> None:
         self.name = name
         self.models = models
         self.kind = kind
@@ -251,7 +253,9 @@ async def garbage(engine: FakeEngine, seen: Seen, writer: asyncio.StreamWriter) 
 
 async def close_in_body(engine: FakeEngine, seen: Seen, writer: asyncio.StreamWriter) -> bool:
     """Half of a whole answer, then the end."""
-    writer.write(b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{"a":')
+    writer.write(
+        b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{"a":'
+    )
     await writer.drain()
     return False
 
@@ -287,13 +291,15 @@ def slow(seconds: float) -> Behaviour:
     return behave
 
 
-@dataclass
+async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    """Wait until `condition` holds. Raises `TimeoutError`."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110  (what is waited for has no event)
+            await asyncio.sleep(0.005)
+
+
 class Fleet:
     """Fake engines and a real router in front of them, in one event loop."""
-
-    engines: tuple[FakeEngine, ...]
-    settings: dict[str, Any] = field(default_factory=dict)
-    engine_settings: dict[str, Any] = field(default_factory=dict)
 
     def __init__(self, *engines: FakeEngine, **settings: Any) -> None:
         self.engines = engines
@@ -321,9 +327,9 @@ class Fleet:
 
     async def settled(self) -> None:
         """Wait until nothing is under way in router and engines."""
-        async with asyncio.timeout(5):
-            while self.server.dispatcher.active or any(e.in_flight for e in self.engines):
-                await asyncio.sleep(0.005)
+        await until(
+            lambda: not self.server.dispatcher.active and not any(e.in_flight for e in self.engines)
+        )
 
     async def __aenter__(self) -> Self:
         for engine in self.engines:

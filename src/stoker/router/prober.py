@@ -79,6 +79,7 @@ class Prober:
                 log.warning("engine %s is unhealthy: %s", engine.name, failure)
                 self._dispatcher.engine_down(engine)
             return
+        engine.connected()
         if engine.health.passed():
             log.info("engine %s is healthy; serves %s", engine.name, ", ".join(engine.models))
             self._dispatcher.engine_up(engine)

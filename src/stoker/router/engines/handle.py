@@ -131,7 +131,9 @@ class EngineHandle:
         self.hold_until = max(self.hold_until, until)
 
     def connected(self) -> None:
+        """A connection was made: nothing against choosing the engine any more."""
         self._connect_failures = 0
+        self.suspect_until = float("-inf")
 
     def connect_failed(self, now: float) -> None:
         """No connection could be made: choose others first for a while, longer each time."""
