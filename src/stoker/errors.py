@@ -13,7 +13,8 @@
     │   └── UnsupportedModel      an architecture or tensor type we cannot run
     ├── MemoryPlanError           it would not fit; carries the numbers and the flag
     ├── EngineOverloaded          admission said no; `retry_after` in seconds
-    └── EngineStopped             the engine has shut down or failed
+    ├── EngineStopped             the engine has shut down or failed
+    └── ConfigError               stoker.yaml is wrong; names the file, the line and the field
 
 A message says what was wrong, what was expected and what to do.
 """
@@ -82,3 +83,7 @@ class EngineOverloaded(StokerError):
 
 class EngineStopped(StokerError):
     """The engine is shutting down, or its step loop has failed."""
+
+
+class ConfigError(StokerError):
+    """A configuration that cannot be used as written."""
