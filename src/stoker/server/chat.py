@@ -1,0 +1,183 @@
+"""`POST /v1/chat/completions`."""
+
+from __future__ import annotations
+
+import time
+
+from fastapi import APIRouter, Request, Response
+
+from stoker.api.openai import (
+    AnswerMessage,
+    ChatChoice,
+    ChatCompletion,
+    ChatCompletionRequest,
+)
+from stoker.api.sse import ChunkWriter, json_string
+from stoker.engine.outputs import CompletionOutput, RequestOutput
+from stoker.errors import ContextOverflow
+from stoker.model.tokenizer import Tokenizer
+from stoker.server.generation import (
+    UsageCount,
+    check_ended,
+    encode,
+    finished_outputs,
+    new_id,
+    submit,
+    wire_reason,
+)
+from stoker.server.logprobs import chat_logprobs
+from stoker.server.openapi import describe
+from stoker.server.params import sampling_params
+from stoker.server.parse import parse_body
+from stoker.server.render import render_messages
+from stoker.server.state import state_of
+from stoker.server.stream import EventStream
+
+router = APIRouter(tags=["chat"])
+
+
+@router.post(
+    "/v1/chat/completions",
+    **describe(ChatCompletionRequest, ChatCompletion, streams=True),
+)
+async def create_chat_completion(http: Request) -> Response:
+    """Answer a conversation, whole or as a stream of server-sent events."""
+    state = state_of(http)
+    model = state.ready()
+    request = await parse_body(http, ChatCompletionRequest)
+    name = state.check_name(request.model)
+    params = sampling_params(request, max_tokens=request.token_limit, logprobs=request.num_logprobs)
+    begin_answer = request.add_generation_prompt
+    if begin_answer is None:
+        begin_answer = not request.continue_final_message
+    text = render_messages(
+        model,
+        request.messages,
+        add_generation_prompt=begin_answer,
+        continue_final_message=bool(request.continue_final_message),
+        extra=request.chat_template_kwargs,
+    )
+    prompt = await encode(model.tokenizer, text, add_special_tokens=False)
+    answer_id = new_id("chatcmpl")
+    created = int(time.time())
+    try:
+        streams = submit(model, answer_id, [prompt], params, priority=request.priority or 0)
+    except ContextOverflow as error:
+        raise ContextOverflow(str(error), param="messages") from None
+    config = state.config
+    if request.stream:
+        encoder = ChatEncoder(
+            ChunkWriter(
+                answer_id=answer_id, kind="chat.completion.chunk", created=created, model=name
+            ),
+            model.tokenizer,
+            num_logprobs=request.num_logprobs,
+            include_usage=request.include_usage or config.force_include_usage,
+            continuous_usage=request.continuous_usage,
+        )
+        return EventStream(
+            streams,
+            encoder,
+            keep_alive_interval=config.keep_alive_interval,
+            timeout=config.request_timeout,
+        )
+    (output,) = await finished_outputs(streams, http.receive, config.request_timeout)
+    usage = UsageCount()
+    usage.add(0, output)
+    answer = ChatCompletion(
+        id=answer_id,
+        created=created,
+        model=name,
+        choices=[
+            _choice(choice, request.num_logprobs, model.tokenizer) for choice in output.outputs
+        ],
+        usage=usage.usage(),
+    )
+    return Response(answer.model_dump_json(), media_type="application/json")
+
+
+def _choice(choice: CompletionOutput, num_logprobs: int | None, tokenizer: Tokenizer) -> ChatChoice:
+    logprobs = None
+    if num_logprobs is not None:
+        logprobs = chat_logprobs(choice.logprobs or [], num_logprobs, tokenizer)
+    return ChatChoice(
+        index=choice.index,
+        message=AnswerMessage(content=choice.text),
+        logprobs=logprobs,
+        finish_reason=wire_reason(choice.finish_reason),
+        stop_reason=choice.stop_reason,
+    )
+
+
+class ChatEncoder:
+    """Outputs as chat chunks: the role first, then pieces of text, then why it ended."""
+
+    def __init__(
+        self,
+        writer: ChunkWriter,
+        tokenizer: Tokenizer,
+        *,
+        num_logprobs: int | None,
+        include_usage: bool,
+        continuous_usage: bool,
+    ) -> None:
+        self._chunk = writer.chunk
+        self._tokenizer = tokenizer
+        self._num_logprobs = num_logprobs
+        self._include_usage = include_usage
+        self._continuous_usage = continuous_usage
+        self._usage = UsageCount()
+        self._started: set[int] = set()
+
+    def encode(self, prompt_index: int, output: RequestOutput) -> bytes:
+        check_ended(output)
+        self._usage.add(prompt_index, output)
+        usage = None
+        if self._include_usage:
+            usage = self._usage.usage().model_dump_json() if self._continuous_usage else "null"
+        events: list[str] = []
+        for choice in output.outputs:
+            index = choice.index
+            if index not in self._started:
+                self._started.add(index)
+                events.append(
+                    self._chunk(
+                        f'{{"index":{index},"delta":{{"role":"assistant","content":""}},'
+                        '"logprobs":null,"finish_reason":null}',
+                        usage,
+                    )
+                )
+            if choice.text or choice.logprobs:
+                events.append(
+                    self._chunk(
+                        f'{{"index":{index},"delta":{{"content":{json_string(choice.text)}}},'
+                        f'"logprobs":{self._logprobs(choice)},"finish_reason":null}}',
+                        usage,
+                    )
+                )
+            if choice.finish_reason is not None:
+                events.append(self._chunk(_last(choice), usage))
+        return "".join(events).encode()
+
+    def end(self) -> bytes:
+        if not self._include_usage:
+            return b""
+        return self._chunk("", self._usage.usage().model_dump_json()).encode()
+
+    def _logprobs(self, choice: CompletionOutput) -> str:
+        if self._num_logprobs is None:
+            return "null"
+        return chat_logprobs(
+            choice.logprobs or [], self._num_logprobs, self._tokenizer
+        ).model_dump_json()
+
+
+def _last(choice: CompletionOutput) -> str:
+    reason = choice.stop_reason
+    stop_reason = (
+        "null" if reason is None else json_string(reason) if isinstance(reason, str) else reason
+    )
+    return (
+        f'{{"index":{choice.index},"delta":{{}},"logprobs":null,'
+        f'"finish_reason":"{choice.finish_reason}","stop_reason":{stop_reason}}}'
+    )

@@ -1,0 +1,30 @@
+"""What the HTTP side of an engine can be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """Settings of the server; those of the engine are in `stoker.engine.config`."""
+
+    served_names: tuple[str, ...]
+    """Names that requests may give as `model`; answers carry the first."""
+    api_keys: tuple[str, ...] = ()
+    api_key_file: Path | None = None
+    """One key a line, `#` begins a comment; read again when it changes."""
+    cors_origins: tuple[str, ...] = ()
+    max_body_bytes: int = 32 * 2**20
+    request_timeout: float | None = None
+    """Seconds from a request's arrival to its last token; None for no limit."""
+    stall_timeout: float = 60.0
+    """Seconds with work pending and no step after which `/health` says 503."""
+    keep_alive_interval: float = 15.0
+    """Seconds without a token after which a stream carries a comment."""
+    force_include_usage: bool = False
+    """Send token counts at the end of every stream, asked for or not."""
+    log_requests: bool = False
+    """A line for each request; never its text unless `log_prompts`."""
+    log_prompts: bool = False

@@ -1,0 +1,19 @@
+"""`GET /metrics`, in Prometheus' text format."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+
+from stoker.server.openapi import errors
+from stoker.server.state import state_of
+from stoker.telemetry.metrics import CONTENT_TYPE, exposition
+
+router = APIRouter(tags=["metrics"])
+
+
+@router.get("/metrics", responses=errors(503))
+async def metrics(http: Request) -> Response:
+    """The engine's metrics; empty until the model is loaded."""
+    model = state_of(http).model
+    text = exposition(model.metrics) if model is not None else b""
+    return Response(text, headers={"content-type": CONTENT_TYPE})

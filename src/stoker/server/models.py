@@ -1,0 +1,35 @@
+"""`GET /v1/models` and `GET /v1/models/{id}`: what this server answers for."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+
+from stoker.api.openai import ModelCard, ModelList
+from stoker.server.openapi import errors
+from stoker.server.state import ServerState, state_of
+
+router = APIRouter(tags=["models"])
+
+
+@router.get("/v1/models", responses=errors(401, 503))
+async def list_models(http: Request) -> ModelList:
+    """Every name the model is served under."""
+    state = state_of(http)
+    return ModelList(data=[_card(state, name) for name in state.config.served_names])
+
+
+@router.get("/v1/models/{name:path}", responses=errors(401, 404, 503))
+async def show_model(http: Request, name: str) -> ModelCard:
+    """One served model."""
+    state = state_of(http)
+    return _card(state, state.check_name(name))
+
+
+def _card(state: ServerState, name: str) -> ModelCard:
+    model = state.ready()
+    return ModelCard(
+        id=name,
+        created=model.created,
+        root=state.config.served_names[0],
+        max_model_len=model.max_model_len,
+    )

@@ -1,0 +1,78 @@
+"""The OpenAPI description: what each route takes, answers, and may fail with.
+
+Routes read their bodies themselves (`parse.py`), so the request types are put into the
+description here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from stoker.api.errors import ErrorResponse
+
+_REF = "#/components/schemas/{model}"
+
+_ERRORS = {
+    400: "A field is wrong; `param` names it.",
+    401: "No API key, or an unknown one.",
+    404: "No such model.",
+    413: "The body is larger than this server reads.",
+    429: "Too much is waiting; `Retry-After` says when to try again.",
+    500: "A fault of the server.",
+    503: "Loading, shutting down or stopped.",
+    504: "Not finished within the server's time limit.",
+}
+
+
+def describe(
+    request: type[BaseModel], response: type[BaseModel], *, streams: bool = False
+) -> dict[str, Any]:
+    """Arguments for a route decorator: types of the body and of every answer."""
+    success: dict[str, Any] = {"model": response, "description": "The answer."}
+    if streams:
+        success["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
+    return {
+        "responses": {200: success, **errors(*_ERRORS)},
+        "openapi_extra": {
+            "requestBody": {
+                "required": True,
+                "content": {
+                    "application/json": {"schema": {"$ref": _REF.format(model=request.__name__)}}
+                },
+            },
+            "x-request-model": request,
+        },
+    }
+
+
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses` entries for error statuses."""
+    return {status: {"model": ErrorResponse, "description": _ERRORS[status]} for status in statuses}
+
+
+def build_openapi(app: FastAPI) -> dict[str, Any]:
+    """The description of `app`, made once."""
+    if app.openapi_schema:
+        return app.openapi_schema
+    document = get_openapi(
+        title=app.title, version=app.version, description=app.description, routes=app.routes
+    )
+    models: set[type[BaseModel]] = set()
+    for path in document["paths"].values():
+        for operation in path.values():
+            model = operation.pop("x-request-model", None)
+            if model is not None:
+                models.add(model)
+    _, definitions = models_json_schema(
+        [(model, "validation") for model in sorted(models, key=lambda model: model.__name__)],
+        ref_template=_REF,
+    )
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    schemas |= definitions.get("$defs", {})
+    app.openapi_schema = document
+    return document

@@ -1,0 +1,124 @@
+"""A streamed answer, written straight to the connection: one write per engine step.
+
+Starlette's `StreamingResponse` would put an async generator and two tasks between the engine and
+the socket. Here one loop takes the engine's output, turns it into bytes and sends them; a second
+task watches for the client's leaving and keeps a silent connection alive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Protocol
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from stoker.api.errors import from_exception, internal_error, timed_out
+from stoker.api.sse import DONE, KEEP_ALIVE, event
+from stoker.engine.async_engine import RequestStream
+from stoker.engine.outputs import RequestOutput
+from stoker.errors import StokerError
+from stoker.server.connection import ClientDisconnected, first_of
+
+log = logging.getLogger(__name__)
+
+_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class Encoder(Protocol):
+    """Turns the engine's outputs into events."""
+
+    def encode(self, prompt_index: int, output: RequestOutput) -> bytes:
+        """The events for one output of the request's `prompt_index`-th prompt; may be none."""
+        ...
+
+    def end(self) -> bytes:
+        """What follows the last output, before `[DONE]`."""
+        ...
+
+
+class EventStream(Response):
+    """Server-sent events from the streams of one request."""
+
+    def __init__(
+        self,
+        streams: Sequence[RequestStream],
+        encoder: Encoder,
+        *,
+        keep_alive_interval: float,
+        timeout: float | None,
+    ) -> None:
+        super().__init__(media_type="text/event-stream")
+        self._streams = streams
+        self._encoder = encoder
+        self._interval = keep_alive_interval
+        self._timeout = timeout
+        self._last_sent = 0.0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+            self._last_sent = asyncio.get_running_loop().time()
+            last = await first_of(self._run(scope, send), self._watch(receive, send))
+            await send({"type": "http.response.body", "body": last, "more_body": False})
+        except ClientDisconnected:
+            log.debug("client left; its requests are aborted")
+        finally:
+            for stream in self._streams:
+                await stream.aclose()
+
+    async def _run(self, scope: Scope, send: Send) -> bytes:
+        """Send all events but the last, which are returned."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._pump_all(send)
+            return self._encoder.end() + DONE
+        except TimeoutError:
+            failure = timed_out(self._timeout or 0.0)
+        except StokerError as error:
+            failure = from_exception(error)
+        except Exception:
+            request_id = scope["state"]["request_id"]
+            log.exception("request %s failed in the middle of its stream", request_id)
+            failure = internal_error(request_id)
+        return event(failure.body()) + DONE
+
+    async def _pump_all(self, send: Send) -> None:
+        if len(self._streams) == 1:
+            await self._pump(0, send)
+            return
+        try:
+            async with asyncio.TaskGroup() as group:
+                for index in range(len(self._streams)):
+                    group.create_task(self._pump(index, send))
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+
+    async def _pump(self, prompt_index: int, send: Send) -> None:
+        encode = self._encoder.encode
+        clock = asyncio.get_running_loop().time
+        async for output in self._streams[prompt_index]:
+            data = encode(prompt_index, output)
+            if data:
+                await send({"type": "http.response.body", "body": data, "more_body": True})
+                self._last_sent = clock()
+
+    async def _watch(self, receive: Receive, send: Send) -> None:
+        """Return when the client has gone; comment on a stream that is silent for long."""
+        clock = asyncio.get_running_loop().time
+        while True:
+            try:
+                async with asyncio.timeout(self._interval):
+                    if (await receive())["type"] == "http.disconnect":
+                        return
+            except TimeoutError:
+                if clock() - self._last_sent >= self._interval:
+                    await send(
+                        {"type": "http.response.body", "body": KEEP_ALIVE, "more_body": True}
+                    )
