@@ -171,32 +171,35 @@ def from_validation(errors: Iterable[Mapping[str, Any]], body: object) -> ApiErr
     no branch of a union has an entry per branch; the one that got furthest into the body says
     most about what the caller meant.
     """
-    found = [(_path(entry["loc"], body), entry) for entry in errors]
+    found = [(_path(entry, body), entry) for entry in errors]
     first = found[0][0][:1]
     path, entry = max(
         (pair for pair in found if pair[0][:1] == first), key=lambda pair: len(pair[0])
     )
+    cause = entry.get("ctx", {}).get("error")
+    if isinstance(cause, InvalidRequest):
+        return from_exception(cause)
     param = _dotted(path)
     message = str(entry["msg"]).removeprefix("Value error, ")
     if entry["type"] == "missing":
-        message = "This field is required"
+        message = "this field is required"
     where = f"'{param}': " if param else ""
-    return bad_request(f"{where}{message}.".replace("..", "."), param=param or None)
+    return bad_request(f"{where}{message}", param=param or None)
 
 
-def _path(location: Sequence[str | int], body: object) -> tuple[str | int, ...]:
-    """`location` without the names of models and union branches that pydantic puts into it."""
+def _path(entry: Mapping[str, Any], body: object) -> tuple[str | int, ...]:
+    """Where in `body` an entry points: without the names of models and union branches that
+    pydantic puts into a location."""
     path: list[str | int] = []
+    location: Sequence[str | int] = entry["loc"]
     for part in location:
-        if isinstance(body, dict) and isinstance(part, str):
-            if part in body:
-                body = body[part]
-                path.append(part)
-            elif part == location[-1]:
-                path.append(part)
+        if isinstance(body, dict) and part in body:
+            body = body[part]
         elif isinstance(body, list) and isinstance(part, int) and part < len(body):
             body = body[part]
-            path.append(part)
+        elif part != location[-1] or entry["type"] != "missing":
+            continue
+        path.append(part)
     return tuple(path)
 
 
