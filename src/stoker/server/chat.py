@@ -14,7 +14,7 @@ from stoker.api.openai import (
 )
 from stoker.api.sse import ChunkWriter, json_string
 from stoker.engine.outputs import CompletionOutput, RequestOutput
-from stoker.errors import ContextOverflow
+from stoker.errors import InvalidRequest
 from stoker.model.tokenizer import Tokenizer
 from stoker.server.generation import (
     UsageCount,
@@ -35,6 +35,9 @@ from stoker.server.stream import EventStream
 
 router = APIRouter(tags=["chat"])
 
+_CHAT_NAMES = {"prompt": "messages"}
+"""The engine's name of a field → what a chat request calls it."""
+
 
 @router.post(
     "/v1/chat/completions",
@@ -51,19 +54,20 @@ async def create_chat_completion(http: Request) -> Response:
     if begin_answer is None:
         begin_answer = not request.continue_final_message
     text = render_messages(
-        model,
+        model.template,
         request.messages,
         add_generation_prompt=begin_answer,
         continue_final_message=bool(request.continue_final_message),
-        extra=request.chat_template_kwargs,
+        variables=request.chat_template_kwargs,
     )
     prompt = await encode(model.tokenizer, text, add_special_tokens=False)
     answer_id = new_id("chatcmpl")
     created = int(time.time())
     try:
         streams = submit(model, answer_id, [prompt], params, priority=request.priority or 0)
-    except ContextOverflow as error:
-        raise ContextOverflow(str(error), param="messages") from None
+    except InvalidRequest as error:
+        error.param = _CHAT_NAMES.get(error.param or "", error.param)
+        raise
     config = state.config
     if request.stream:
         encoder = ChatEncoder(

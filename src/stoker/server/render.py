@@ -7,32 +7,56 @@ from typing import Any
 
 from stoker.api.errors import bad_request
 from stoker.api.openai import ChatMessage
-from stoker.server.state import ServedModel
+from stoker.model.template import ChatTemplate
+
+# What `ChatTemplate.render` is told by other fields of the request.
+_RESERVED = ("messages", "tools", "add_generation_prompt", "bos_token", "eos_token")
 
 
 def render_messages(
-    model: ServedModel,
+    template: ChatTemplate,
     messages: Sequence[ChatMessage],
     *,
     add_generation_prompt: bool,
     continue_final_message: bool = False,
-    extra: Mapping[str, Any] | None = None,
+    variables: Mapping[str, Any] | None = None,
 ) -> str:
-    """The messages through the model's chat template; `extra` are the template's own variables.
+    """The messages through the model's chat template; `variables` are the template's own.
+
+    `continue_final_message` cuts the text after the last message's content, so that the answer
+    goes on where that message stops.
 
     Raises:
-        TemplateError: the template refused the messages.
-        ApiError: 400, the model has no template.
+        InvalidRequest: the messages are wrong, or the template refused them.
     """
-    if model.template is None:
-        raise bad_request(
-            "This model has no chat template. Use /v1/completions, or start the server with "
-            "--chat-template.",
-            param="messages",
-        )
-    return model.template.render(
+    for name in variables or ():
+        if name in _RESERVED:
+            raise bad_request(
+                f"'{name}' cannot be set through chat_template_kwargs.",
+                param="chat_template_kwargs",
+            )
+    text = template.render(
         [message.for_template() for message in messages],
         add_generation_prompt=add_generation_prompt,
-        continue_final_message=continue_final_message,
-        **(extra or {}),
+        **(variables or {}),
+    )
+    return _cut_after(text, messages[-1]) if continue_final_message else text
+
+
+def _cut_after(text: str, message: ChatMessage) -> str:
+    """`text` up to the end of `message`'s content, which a template may have stripped."""
+    content = message.content
+    if not isinstance(content, str) or not content.strip():
+        raise bad_request(
+            "'continue_final_message' needs text in the last message.",
+            param="continue_final_message",
+        )
+    for wanted in (content, content.strip()):
+        begin = text.rfind(wanted)
+        if begin >= 0:
+            return text[: begin + len(wanted)]
+    raise bad_request(
+        "'continue_final_message' does not work with this model: its chat template changes the "
+        "last message.",
+        param="continue_final_message",
     )
