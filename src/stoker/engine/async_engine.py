@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
+from weakref import WeakValueDictionary
 
 from stoker.engine.engine import Engine
 from stoker.engine.outputs import RequestOutput
@@ -128,7 +129,8 @@ class AsyncEngine:
         self.engine = engine
         self._clock = clock
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._streams: dict[str, RequestStream] = {}
+        # Weak, so that a stream nobody holds is collected and aborts its request.
+        self._streams: WeakValueDictionary[str, RequestStream] = WeakValueDictionary()
         self._condition = threading.Condition()
         self._inbox: deque[Callable[[], None]] = deque()
         self._stopping = False
@@ -159,7 +161,7 @@ class AsyncEngine:
         """
         if self._error is not None:
             raise EngineStopped(f"the engine has failed: {self._error}")
-        if self._stopping or self._draining:
+        if self._draining:
             raise EngineStopped("the engine is shutting down")
         loop = asyncio.get_running_loop()
         if self._loop is None:
@@ -188,7 +190,7 @@ class AsyncEngine:
         May be called from any thread.
         """
         self._streams.pop(request_id, None)
-        self._post(lambda: self._abort_in_thread(request_id))
+        self._post(lambda: self._discard(request_id))
 
     def stats(self) -> EngineStats:
         """Counts as they are now."""
@@ -212,7 +214,7 @@ class AsyncEngine:
     @property
     def is_accepting(self) -> bool:
         """Whether new requests are taken."""
-        return not (self._stopping or self._draining or self._error is not None)
+        return not self._draining and self._error is None
 
     async def reset_prefix_cache(self) -> bool:
         """Forget all cached prefixes; False (and nothing done) while blocks are in use."""
@@ -228,21 +230,13 @@ class AsyncEngine:
 
     async def shutdown(self, drain_timeout: float = 0.0) -> None:
         """Take no new requests, let those in flight finish for `drain_timeout` seconds, abort
-        the rest, end the thread and close the runner."""
-        self._draining = True
-        deadline = self._clock() + drain_timeout
-        while self._streams and self._error is None and self._clock() < deadline:
-            await asyncio.sleep(0.02)
-        for request_id in list(self._streams):
-            self._post(lambda request_id=request_id: self._finish_in_thread(request_id))
+        the rest (they end with finish reason `abort`), end the thread and close the runner."""
         with self._condition:
-            self._stopping = True
+            self._draining = True
             self._condition.notify()
+        await asyncio.to_thread(self._thread.join, drain_timeout)
+        self._stopping = True
         await asyncio.to_thread(self._thread.join)
-        await asyncio.sleep(0)  # lets the last outputs arrive
-        for stream in list(self._streams.values()):
-            stream._fail(EngineStopped("the engine has shut down"))
-        self._streams.clear()
 
     # ── the engine's thread ─────────────────────────────────────────────────────────────────
 
@@ -254,36 +248,35 @@ class AsyncEngine:
             self._condition.notify()
 
     def _run(self) -> None:
+        engine = self.engine
         try:
             while self._wait_for_work():
                 while self._inbox:
                     self._inbox.popleft()()
-                if self.engine.has_unfinished:
-                    outputs = self.engine.step()
+                if engine.has_unfinished:
+                    outputs = engine.step()
                     self._progress = self._clock()
                     if outputs:
                         self._hand_over(outputs)
-        except BaseException as error:
+            self._hand_over(engine.abort_all())
+        except Exception as error:
             logger.exception("the engine's step loop has failed")
             self._error = f"{type(error).__name__}: {error}"
             self._call_in_loop(self._fail_all)
         finally:
-            self.engine.close()
+            engine.close()
 
     def _wait_for_work(self) -> bool:
         """Sleep until there is something to do; False when it is time to end."""
         with self._condition:
-            while not (self._inbox or self._stopping or self.engine.has_unfinished):
+            while not (self._inbox or self.engine.has_unfinished):
+                if self._draining:
+                    return False
                 self._condition.wait()
-            return bool(self._inbox) or not self._stopping
+        return not self._stopping
 
-    def _abort_in_thread(self, request_id: str) -> None:
+    def _discard(self, request_id: str) -> None:
         self.engine.abort(request_id)
-
-    def _finish_in_thread(self, request_id: str) -> None:
-        output = self.engine.abort(request_id)
-        if output is not None:
-            self._hand_over([output])
 
     def _hand_over(self, outputs: list[RequestOutput]) -> None:
         self._call_in_loop(lambda: self._deliver(outputs))
@@ -305,9 +298,9 @@ class AsyncEngine:
                 continue
             stream._put(output)
             if output.finished:
-                del self._streams[output.request_id]
+                self._streams.pop(output.request_id, None)
 
     def _fail_all(self) -> None:
-        for stream in self._streams.values():
+        for stream in list(self._streams.values()):
             stream._fail(EngineStopped(f"the engine has failed: {self._error}"))
         self._streams.clear()

@@ -1,4 +1,4 @@
-"""Everything an engine can be told, with the names of vLLM's flags where the meaning is the same."""
+"""What an engine can be told, with the names of vLLM's flags where the meaning is the same."""
 
 from __future__ import annotations
 
@@ -68,4 +68,6 @@ class EngineConfig:
 
 def _at_least(name: str, value: int, low: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
-        raise InvalidRequest(f"{name} must be an integer of at least {low}, got {value!r}", param=name)
+        raise InvalidRequest(
+            f"{name} must be an integer of at least {low}, got {value!r}", param=name
+        )
