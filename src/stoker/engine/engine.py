@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from stoker.engine.admission import Admission
-from stoker.engine.batch_builder import build_batch
+from stoker.engine.batch_builder import BuiltBatch, build_batch
 from stoker.engine.block_pool import BlockPool
 from stoker.engine.config import EngineConfig
 from stoker.engine.kv_events import KVEventListener
@@ -18,12 +18,12 @@ from stoker.engine.output_processor import OutputProcessor
 from stoker.engine.outputs import RequestOutput
 from stoker.engine.request import Request
 from stoker.engine.sampling_params import BeamSearchParams, SamplingParams
-from stoker.engine.scheduler import Scheduler
+from stoker.engine.scheduler import Schedule, Scheduler
 from stoker.engine.slots import SlotTable
 from stoker.engine.stats import EngineStats, StepStats
 from stoker.errors import EngineOverloaded, MemoryPlanError
 from stoker.model.tokenizer import Tokenizer
-from stoker.runner.base import ModelRunner
+from stoker.runner.base import ModelRunner, StepResult
 
 StepListener = Callable[[StepStats], None]
 
@@ -163,7 +163,12 @@ class Engine:
         if not schedule.sequences:
             return []
         built = build_batch(schedule, self.slots)
-        result = self.runner.run(built.batch)
+        return self.take_in(schedule, built, self.runner.run(built.batch))
+
+    def take_in(
+        self, schedule: Schedule, built: BuiltBatch, result: StepResult
+    ) -> list[RequestOutput]:
+        """The last part of a step: what the runner computed becomes tokens, text and ends."""
         self.scheduler.complete(schedule)
         stats = StepStats(num_tokens=schedule.num_tokens, num_preemptions=len(schedule.preempted))
         outputs = self._processor.process(built, result, self._clock(), stats)
