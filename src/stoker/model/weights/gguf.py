@@ -22,8 +22,9 @@ from typing import NoReturn, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from stoker.errors import ModelCorrupt, ModelNotFound, UnsupportedModel
+from stoker.errors import ModelCorrupt, UnsupportedModel
 from stoker.model.weights.base import Tensor, TensorType
+from stoker.model.weights.files import map_file
 
 NumericArray: TypeAlias = NDArray[np.integer | np.floating | np.bool]
 MetadataValue: TypeAlias = bool | int | float | str | list[str] | NumericArray
@@ -156,7 +157,7 @@ class GGUFFile:
         `UnsupportedModel` (a version, byte order or tensor type that is not read).
         """
         self.path = Path(path)
-        parser = _Parser(self.path, _map(self.path))
+        parser = _Parser(self.path, map_file(self.path))
         try:
             self.version, values, tensors = parser.parse()
         except (struct.error, IndexError, OverflowError):
@@ -230,14 +231,14 @@ class _Parser:
             return self.string_array(key, self.count(what, 8))
         if kind == _BOOL:
             count = self.count(what, 1)
-            flags = np.frombuffer(self.buffer, np.uint8, count, self.at) != 0
+            flags: NumericArray = np.frombuffer(self.buffer, np.uint8, count, self.at) != 0
             self.at += count
             return flags
         if kind not in _SCALARS:
             self.fail(f"metadata {key!r} is an array of the unreadable value type {kind}")
-        dtype: np.dtype[np.integer | np.floating] = np.dtype(_SCALARS[kind]).newbyteorder("<")
+        dtype = np.dtype(_SCALARS[kind]).newbyteorder("<")
         count = self.count(what, dtype.itemsize)
-        numbers = np.frombuffer(self.buffer, dtype, count, self.at)
+        numbers: NumericArray = np.frombuffer(self.buffer, dtype, count, self.at)
         self.at += numbers.nbytes
         return numbers
 
@@ -345,16 +346,6 @@ class _Parser:
 
     def fail(self, what: str) -> NoReturn:
         raise ModelCorrupt(f"{self.path}: {what}.")
-
-
-def _map(path: Path) -> mmap.mmap:
-    try:
-        with path.open("rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except ValueError:
-        raise ModelCorrupt(f"{path}: the file is empty.") from None
-    except OSError as error:
-        raise ModelNotFound(f"{path}: {error.strerror}.") from error
 
 
 def _type_name(number: int) -> str:
