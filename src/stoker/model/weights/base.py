@@ -49,6 +49,29 @@ class TensorType(StrEnum):
     Q5_K = "Q5_K"
     Q6_K = "Q6_K"
 
+    @property
+    def block_size(self) -> int:
+        """Elements per encoded block; a row is a whole number of blocks."""
+        return _BLOCKS[self][0]
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes per encoded block."""
+        return _BLOCKS[self][1]
+
+
+_BLOCKS = {
+    TensorType.F32: (1, 4),
+    TensorType.F16: (1, 2),
+    TensorType.BF16: (1, 2),
+    TensorType.Q8_0: (32, 34),
+    TensorType.Q4_0: (32, 18),
+    TensorType.Q4_1: (32, 20),
+    TensorType.Q4_K: (256, 144),
+    TensorType.Q5_K: (256, 176),
+    TensorType.Q6_K: (256, 210),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Tensor:

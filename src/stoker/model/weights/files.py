@@ -1,0 +1,34 @@
+"""Reading a model's files: mapping them, parsing JSON, with errors that name the file."""
+
+from __future__ import annotations
+
+import json
+import mmap
+from pathlib import Path
+from typing import Any
+
+from stoker.errors import ModelCorrupt, ModelNotFound
+
+
+def map_file(path: Path) -> mmap.mmap:
+    """The file's bytes, mapped read-only; `ModelNotFound` or `ModelCorrupt` (empty)."""
+    try:
+        with path.open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except ValueError:
+        raise ModelCorrupt(f"{path}: the file is empty.") from None
+    except OSError as error:
+        raise ModelNotFound(f"{path}: {error.strerror}.") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; `ModelNotFound`, or `ModelCorrupt` if it is none."""
+    try:
+        value = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ModelNotFound(f"{path}: {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:
+        raise ModelCorrupt(f"{path}: not valid JSON: {error}.") from error
+    if not isinstance(value, dict):
+        raise ModelCorrupt(f"{path}: it should hold a JSON object, not {type(value).__name__}.")
+    return value
