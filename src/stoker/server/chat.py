@@ -35,9 +35,6 @@ from stoker.server.stream import EventStream
 
 router = APIRouter(tags=["chat"])
 
-_CHAT_NAMES = {"prompt": "messages"}
-"""The engine's name of a field → what a chat request calls it."""
-
 
 @router.post(
     "/v1/chat/completions",
@@ -66,7 +63,10 @@ async def create_chat_completion(http: Request) -> Response:
     try:
         streams = submit(model, answer_id, [prompt], params, priority=request.priority or 0)
     except InvalidRequest as error:
-        error.param = _CHAT_NAMES.get(error.param or "", error.param)
+        if error.param == "prompt":
+            error.param = "messages"
+        elif error.param == "max_tokens" and request.max_completion_tokens is not None:
+            error.param = "max_completion_tokens"
         raise
     config = state.config
     if request.stream:
