@@ -13,11 +13,11 @@ import openai
 import pytest
 import uvicorn
 
-from tests.server.doubles import letter_model
 from stoker.server.app import create_app
 from stoker.server.config import ServerConfig
 from stoker.server.run import bind
 from stoker.server.state import ServedModel, ServerState
+from tests.server.doubles import letter_model
 
 
 @dataclass(frozen=True)
