@@ -79,7 +79,9 @@ def test_a_fault_of_ours_is_not_retried_and_names_only_the_request() -> None:
     assert "req-7" in str(error)
 
 
-def explain(kind: type[ChatCompletionRequest | CompletionRequest], body: dict[str, Any]) -> ApiError:
+def explain(
+    kind: type[ChatCompletionRequest | CompletionRequest], body: dict[str, Any]
+) -> ApiError:
     with pytest.raises(ValidationError) as caught:
         kind.model_validate_json(json.dumps(body))
     return from_validation(caught.value.errors(), body)
@@ -97,14 +99,9 @@ USER = {"role": "user", "content": "hi"}
         ({"messages": [USER, {"role": "wizard", "content": "hi"}]}, "messages[1].role"),
         ({"messages": [{"content": "hi"}]}, "messages[0].role"),
         ({"messages": [{"role": "user", "content": 7}]}, "messages[0].content"),
-        ({"messages": [{"role": "user"}]}, "messages[0]"),
         (
-            {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": 7}]}]},
             "messages[0].content[0].text",
-        ),
-        (
-            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
-            "messages[0].content[0].type",
         ),
         ({"messages": [USER], "temperature": "hot"}, "temperature"),
         ({"messages": [USER], "temperature": 2.01}, "temperature"),
