@@ -46,8 +46,8 @@ def byte_tokenizer() -> Tokenizer:
     backend = tokenizers.Tokenizer(
         models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=[])
     )
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
-    backend.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens(list(SPECIAL))
     return Tokenizer(
         TokenizerParts(

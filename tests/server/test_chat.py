@@ -70,7 +70,7 @@ def test_usage_so_far_comes_with_every_chunk_when_asked(server: RunningServer) -
             temperature=0,
             max_tokens=3,
             stream=True,
-            stream_options={"include_usage": True, "continuous_usage_stats": True},  # type: ignore[typeddict-unknown-key]
+            extra_body={"stream_options": {"include_usage": True, "continuous_usage_stats": True}},
         )
     )
     counts = [chunk.usage.completion_tokens for chunk in chunks if chunk.usage]

@@ -106,7 +106,8 @@ async def test_sixty_four_streams_are_each_what_they_are_alone(start: Start) -> 
     ) as client:
 
         async def answer(number: int) -> tuple[str, str | None]:
-            text, reason = "", None
+            text = ""
+            reasons: list[str | None] = []
             stream = await client.completions.create(
                 model="letters",
                 prompt=prompts[number],
@@ -116,8 +117,8 @@ async def test_sixty_four_streams_are_each_what_they_are_alone(start: Start) -> 
             )
             async for chunk in stream:
                 text += chunk.choices[0].text
-                reason = chunk.choices[0].finish_reason or reason
-            return text, reason
+                reasons.append(chunk.choices[0].finish_reason)
+            return text, reasons[-1]
 
         together = await asyncio.gather(*(answer(number) for number in range(64)))
         alone = [await answer(number) for number in range(64)]

@@ -17,6 +17,9 @@ from stoker.api.errors import ErrorResponse
 
 _REF = "#/components/schemas/{model}"
 
+_REQUESTS: dict[str, type[BaseModel]] = {}
+"""Every body type that a route describes, by name."""
+
 _ERRORS = {
     400: "A field is wrong; `param` names it.",
     401: "No API key, or an unknown one.",
@@ -33,6 +36,7 @@ def describe(
     request: type[BaseModel], response: type[BaseModel], *, streams: bool = False
 ) -> dict[str, Any]:
     """Arguments for a route decorator: types of the body and of every answer."""
+    _REQUESTS[request.__name__] = request
     success: dict[str, Any] = {"model": response, "description": "The answer."}
     if streams:
         success["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
@@ -45,7 +49,6 @@ def describe(
                     "application/json": {"schema": {"$ref": _REF.format(model=request.__name__)}}
                 },
             },
-            "x-request-model": request,
         },
     }
 
@@ -62,15 +65,8 @@ def build_openapi(app: FastAPI) -> dict[str, Any]:
     document = get_openapi(
         title=app.title, version=app.version, description=app.description, routes=app.routes
     )
-    models: set[type[BaseModel]] = set()
-    for path in document["paths"].values():
-        for operation in path.values():
-            model = operation.pop("x-request-model", None)
-            if model is not None:
-                models.add(model)
     _, definitions = models_json_schema(
-        [(model, "validation") for model in sorted(models, key=lambda model: model.__name__)],
-        ref_template=_REF,
+        [(_REQUESTS[name], "validation") for name in sorted(_REQUESTS)], ref_template=_REF
     )
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     schemas |= definitions.get("$defs", {})
