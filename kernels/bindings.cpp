@@ -5,6 +5,7 @@
 #include <string>
 
 #include "cpu_features.h"
+#include "matmul_bindings.h"
 
 namespace nb = nanobind;
 
@@ -19,4 +20,5 @@ NB_MODULE(_kernels, m) {
   }, "Names of the instruction sets that can run here, least able first.");
   m.def("available_cpus", &stoker::available_cpus,
         "Processors this process may use: its affinity mask, cut by the container's CPU quota.");
+  stoker::bind_matmul(m);
 }

@@ -8,11 +8,13 @@
     │   └── TemplateError         the chat template refused the messages
     ├── ModelError                the model cannot be had or used
     │   ├── ModelNotFound         no such name, path or repository
+    │   ├── DownloadFailed        it could not be fetched; the same command again resumes
     │   ├── ModelCorrupt          truncated, wrong checksum, inconsistent metadata
     │   └── UnsupportedModel      an architecture or tensor type we cannot run
     ├── MemoryPlanError           it would not fit; carries the numbers and the flag
     ├── EngineOverloaded          admission said no; `retry_after` in seconds
-    └── EngineStopped             the engine has shut down or failed
+    ├── EngineStopped             the engine has shut down or failed
+    └── ConfigError               stoker.yaml is wrong; names the file, the line and the field
 
 A message says what was wrong, what was expected and what to do.
 """
@@ -55,6 +57,10 @@ class ModelNotFound(ModelError):
     """No model of that name, path or repository."""
 
 
+class DownloadFailed(ModelError):
+    """A model that could not be fetched from where it is published."""
+
+
 class ModelCorrupt(ModelError):
     """A model file that is truncated, inconsistent or fails its checksum."""
 
@@ -77,3 +83,7 @@ class EngineOverloaded(StokerError):
 
 class EngineStopped(StokerError):
     """The engine is shutting down, or its step loop has failed."""
+
+
+class ConfigError(StokerError):
+    """A configuration that cannot be used as written."""

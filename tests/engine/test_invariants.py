@@ -14,7 +14,7 @@ from stoker.engine.engine import Engine
 from stoker.engine.sampling_params import RequestOutputKind, SamplingParams
 from stoker.engine.scheduler import Schedule
 from stoker.engine.sequence import SequenceState
-from stoker.errors import InvalidRequest
+from stoker.errors import ContextOverflow, InvalidRequest, MemoryPlanError
 from tests.engine.doubles import (
     EOS,
     ContextRunner,
@@ -111,7 +111,8 @@ def test_05_blocks_return_tail_first_and_those_without_a_hash_are_reused_before_
     None
 ):
     engine = make_engine(num_blocks=8)
-    engine.submit("old", PROMPT[:12], greedy(2))
+    engine.submit("old", PROMPT[:12], greedy(3))
+    engine.step()
     engine.step()
     table = list(engine.scheduler.running[0].block_table)
     engine.step()
@@ -169,7 +170,7 @@ def test_08_one_budget_without_phases_running_first() -> None:
         256, 16, max_num_batched_tokens=1024, long_prefill_token_threshold=400, max_num_seqs=8
     )
     for name in "abc":
-        engine.submit(name, [ord(name)] * 800, greedy(3))
+        engine.submit(name, [ord(name)] * 800, greedy(3, ignore_eos=True))
     counts = []
     for _ in range(4):
         schedule = engine.scheduler.schedule(0.0)
@@ -252,11 +253,19 @@ def test_11_when_all_is_done_nothing_is_left() -> None:
 
 
 def test_12_what_can_never_fit_is_refused_at_once_with_the_numbers() -> None:
-    engine = make_engine(num_blocks=8)
-    engine.submit("fits", list(range(25)), greedy(8))  # the 8th token needs no room any more
-    with pytest.raises(InvalidRequest, match=r"prompt of 25 .* answer of 9 .* 8 blocks of 4") as at:
-        engine.submit("too long", list(range(25)), greedy(9))
+    with pytest.raises(MemoryPlanError, match=r"33, but the model reaches 4096 .* holds 32"):
+        make_engine(num_blocks=8, max_model_len=33)
+    engine = make_engine(num_blocks=8)  # so its context is the 32 tokens that the cache holds
+    engine.submit("fits", list(range(25)), greedy(7))
+    with pytest.raises(ContextOverflow, match=r"8, .* 25 tokens the context of 32 .* 7") as at:
+        engine.submit("answer too long", list(range(25)), greedy(8))
     assert at.value.param == "max_tokens"
+    with pytest.raises(ContextOverflow, match=r"32 tokens, .* context of 32") as at:
+        engine.submit("prompt too long", list(range(32)), greedy(1))
+    assert at.value.param == "prompt"
+    with pytest.raises(InvalidRequest, match=r"n is 17, but .* 16 sequences") as refused:
+        engine.submit("too many", [1], greedy(1, n=17))
+    assert refused.value.param == "n"
     assert list(finish_all(engine)) == ["fits"]
 
 
@@ -309,19 +318,21 @@ def test_15_no_half_character_is_sent_and_the_stream_joins_to_the_whole_text() -
     runner = ContextRunner(script={tuple(PROMPT): answer})
     engine = make_engine(runner=runner)
     engine.submit("stream", PROMPT, greedy(40))
-    pieces = []
-    while engine.has_unfinished:
-        pieces += [output.outputs[0].text for output in engine.step()]
+    pieces = _texts(engine)
     assert "".join(pieces) == text + "\ufffd"
     assert all("\ufffd" not in piece for piece in pieces[:-1])
     assert "🙂" in pieces
 
     engine.submit("whole", PROMPT, SamplingParams(temperature=0, max_tokens=40))
+    assert _texts(engine)[-1] == "".join(pieces)
+    assert byte_tokenizer().decode(answer) == "".join(pieces)
+
+
+def _texts(engine: Engine) -> list[str]:
     texts = []
     while engine.has_unfinished:
         texts += [output.outputs[0].text for output in engine.step()]
-    assert texts[-1] == "".join(pieces)
-    assert byte_tokenizer().decode(answer) == "".join(pieces)
+    return texts
 
 
 def _hashes(tokens: list[int], block_size: int = 4) -> list[bytes]:

@@ -23,7 +23,11 @@ from stoker.server.state import ServerState
 
 log = logging.getLogger(__name__)
 
+<<<<<<< HEAD
+_LAST_WORDS = 5.0
+=======
 _LAST_WORDS = 5
+>>>>>>> server
 """Seconds that connections get to read the end of their answers."""
 
 

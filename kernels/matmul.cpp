@@ -1,0 +1,99 @@
+#include "matmul.h"
+
+namespace stoker {
+
+namespace portable { extern const MatmulKernels kMatmulKernels; }
+#if defined(__x86_64__)
+namespace avx2 { extern const MatmulKernels kMatmulKernels; }
+namespace avx512 {
+extern const MatmulKernels kMatmulKernels;
+extern const MatmulKernels kMatmulKernelsWithBf16;
+}
+namespace amx { extern const MatmulKernels kMatmulKernels; }
+#endif
+
+namespace {
+
+size_t rounded_up(size_t n) { return (n + 63) / 64 * 64; }
+
+int blocks_of(int cols) { return (cols + kBlockCols - 1) / kBlockCols; }
+
+}  // namespace
+
+ActivationFormat activation_format(WeightFormat format) {
+  return format == WeightFormat::bf16 ? ActivationFormat::bf16 : ActivationFormat::int8;
+}
+
+size_t activation_bytes(ActivationFormat format, int rows, int cols) {
+  const size_t blocks = static_cast<size_t>(rows) * blocks_of(cols);
+  if (format == ActivationFormat::bf16) return rounded_up(blocks * kBlockCols * sizeof(uint16_t));
+  return rounded_up(blocks * kBlockCols) + 3 * rounded_up(blocks * sizeof(float));
+}
+
+Activations lay_out_activations(void* buffer, ActivationFormat format, int rows, int cols) {
+  Activations x;
+  x.format = format;
+  x.rows = rows;
+  x.cols = cols;
+  x.blocks = blocks_of(cols);
+  auto* next = static_cast<uint8_t*>(buffer);
+  if (format == ActivationFormat::bf16) {
+    x.values = reinterpret_cast<uint16_t*>(next);
+    return x;
+  }
+  const size_t blocks = static_cast<size_t>(rows) * x.blocks;
+  const size_t array = rounded_up(blocks * sizeof(float));
+  x.codes = reinterpret_cast<int8_t*>(next);
+  next += rounded_up(blocks * kBlockCols);
+  x.scales = reinterpret_cast<float*>(next);
+  x.neg_sums = reinterpret_cast<int32_t*>(next + array);
+  x.scaled_sums = reinterpret_cast<float*>(next + 2 * array);
+  return x;
+}
+
+const MatmulKernels& matmul_kernels(Isa isa) {
+#if defined(__x86_64__)
+  switch (isa) {
+    case Isa::amx: return amx::kMatmulKernels;
+    case Isa::avx512:
+      return has_avx512_bf16() ? avx512::kMatmulKernelsWithBf16 : avx512::kMatmulKernels;
+    case Isa::avx2: return avx2::kMatmulKernels;
+    case Isa::portable: break;
+  }
+#else
+  (void)isa;
+#endif
+  return portable::kMatmulKernels;
+}
+
+void round_activations(const MatmulKernels& kernels, const float* x, ptrdiff_t x_stride,
+                       int row_begin, int row_end, const Activations& out) {
+  const auto round =
+      out.format == ActivationFormat::bf16 ? kernels.round_bf16 : kernels.round_int8;
+  round(x, x_stride, row_begin, row_end, out);
+}
+
+void matmul(const MatmulKernels& kernels, const PackedMatrix& weights, const Activations& x,
+            int m_begin, int m_end, int panel_begin, int panel_end, float* out,
+            ptrdiff_t out_stride) {
+  if (m_begin >= m_end || panel_begin >= panel_end) return;
+  const MatmulArgs args{weights.codes(0),
+                        weights.scales(0),
+                        weights.mins(0),
+                        &x,
+                        static_cast<int>(weights.rows()),
+                        weights.blocks(),
+                        m_begin,
+                        m_end,
+                        panel_begin,
+                        panel_end,
+                        out,
+                        out_stride};
+  switch (weights.format()) {
+    case WeightFormat::q4: return kernels.matmul_q4(args);
+    case WeightFormat::q8: return kernels.matmul_q8(args);
+    case WeightFormat::bf16: return kernels.matmul_bf16(args);
+  }
+}
+
+}  // namespace stoker

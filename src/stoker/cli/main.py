@@ -1,0 +1,34 @@
+"""The `stoker` command. Each command is a function in a file of its own.
+
+What a command needs is imported inside it, so that `stoker --help` and every other command start
+without it.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from stoker.cli import models
+from stoker.errors import StokerError
+
+app = typer.Typer(
+    help="Serve open language models behind one OpenAI-compatible address.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("pull")(models.pull)
+app.command("list")(models.list_models)
+app.command("show")(models.show)
+app.command("rm")(models.remove)
+
+
+def main() -> None:
+    """Run the command line; an error made on purpose is one line and exit status 1."""
+    try:
+        app()
+    except StokerError as error:
+        typer.echo(f"stoker: {error}", err=True)
+        sys.exit(1)

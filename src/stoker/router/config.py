@@ -1,0 +1,291 @@
+"""`stoker.yaml`: what the router is told, checked before anything starts.
+
+A wrong file raises `ConfigError`, whose message names the file, the line, the field, what was
+found and what was expected. `${NAME}` in a value is replaced by that environment variable.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ByteSize,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from stoker.errors import ConfigError
+
+EngineKind = Literal["native", "vllm", "llama_cpp", "openai"]
+
+# How many requests an engine of a kind works on at once, when the file does not say.
+DEFAULT_MAX_IN_FLIGHT: Mapping[EngineKind, int] = {
+    "native": 64,
+    "vllm": 256,
+    "llama_cpp": 32,
+    "openai": 256,
+}
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Timeouts(_Section):
+    """Seconds. There is none on the total: a long answer that keeps coming is a good answer."""
+
+    connect: Seconds = 2.0
+    first_byte: Seconds = 600.0
+    idle: Seconds = 120.0
+    client_idle: Seconds = 120.0
+    client_request: Seconds = 60.0
+
+
+class Retries(_Section):
+    """Attempts on other engines, made only before the client has seen a byte."""
+
+    attempts: Annotated[int, Field(ge=1, le=16)] = 4
+    backoff: Seconds = 0.05
+    backoff_factor: Annotated[float, Field(ge=1, le=10)] = 1.5
+    backoff_max: Seconds = 30.0
+    jitter: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    budget: Annotated[float, Field(ge=0, le=1)] = 0.2
+
+
+class Breaker(_Section):
+    """When an engine that keeps failing is left alone."""
+
+    failures: Annotated[int, Field(ge=1)] = 10
+    open_for: Seconds = 60.0
+    successes: Annotated[int, Field(ge=1)] = 3
+
+
+class Health(_Section):
+    """How an engine's health is probed."""
+
+    interval: Seconds = 2.0
+    timeout: Seconds = 2.0
+    fails: Annotated[int, Field(ge=1)] = 3
+    passes: Annotated[int, Field(ge=1)] = 2
+
+
+class Admission(_Section):
+    """The queue in front of the engines."""
+
+    max_queue: Annotated[int, Field(ge=0)] = 1024
+    max_wait: Seconds = 30.0
+
+
+class RouterSection(_Section):
+    """Where the router listens, and how it chooses."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    body_limit: ByteSize = ByteSize(32 * 1024 * 1024)
+    drain: Seconds = 30.0
+
+
+class EngineConfig(_Section):
+    """One engine: where it is and what it is good for."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+    kind: EngineKind
+    url: str
+    api_key: Annotated[str, Field(pattern=r"^[\x21-\x7e]+$")] | None = None
+    models: dict[str, str] = {}
+    max_in_flight: Annotated[int, Field(ge=1)] | None = None
+
+    @field_validator("url")
+    @classmethod
+    def _is_http(cls, url: str) -> str:
+        try:
+            parts = urlsplit(url)
+            port_fits = parts.port is None or parts.port > 0
+        except ValueError as error:
+            raise ValueError(f"{url!r} is not a URL ({error})") from None
+        if parts.scheme not in ("http", "https") or not parts.hostname or not port_fits:
+            raise ValueError(f"{url!r} is not an address like http://127.0.0.1:8000")
+        if not url.isascii() or not url.isprintable() or " " in url:
+            raise ValueError(f"{url!r} has characters that do not belong in a URL")
+        if parts.query or parts.fragment or parts.username:
+            raise ValueError(f"{url!r} may hold a host, a port and a path, nothing else")
+        return url.rstrip("/")
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _list_means_same_name(cls, models: Any) -> Any:
+        if isinstance(models, list):
+            return {name: name for name in models}
+        return models
+
+    @property
+    def capacity(self) -> int:
+        """Requests this engine works on at once; further ones wait in the router."""
+        return self.max_in_flight or DEFAULT_MAX_IN_FLIGHT[self.kind]
+
+
+class Config(_Section):
+    """The whole of `stoker.yaml`."""
+
+    router: RouterSection = RouterSection()
+    timeouts: Timeouts = Timeouts()
+    retries: Retries = Retries()
+    breaker: Breaker = Breaker()
+    health: Health = Health()
+    admission: Admission = Admission()
+    default_model: str | None = None
+    aliases: dict[str, str] = {}
+    engines: Annotated[tuple[EngineConfig, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Self:
+        seen: set[str] = set()
+        for engine in self.engines:
+            if engine.name in seen:
+                raise ValueError(f"two engines are called {engine.name!r}; names must differ")
+            seen.add(engine.name)
+        for alias, target in self.aliases.items():
+            if target in self.aliases:
+                raise ValueError(
+                    f"the alias {alias!r} points at {target!r}, which is an alias itself; "
+                    "point it at a model"
+                )
+        return self
+
+
+def load_config(path: Path, environment: Mapping[str, str] | None = None) -> Config:
+    """Read and check a configuration file.
+
+    Raises `ConfigError` with `FILE:LINE: field: reason` for each thing that is wrong.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error})") from error
+    return parse_config(text, source=str(path), environment=environment)
+
+
+def parse_config(
+    text: str, *, source: str = "stoker.yaml", environment: Mapping[str, str] | None = None
+) -> Config:
+    """Check the text of a configuration file; `source` names it in errors."""
+    environment = os.environ if environment is None else environment
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = mark.line + 1 if mark else 1
+        raise ConfigError(f"{source}:{line}: not YAML: {error.problem}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source}: not YAML: {error}") from error
+    if root is None:
+        raise ConfigError(f"{source}:1: the file is empty; it needs at least `engines:`")
+    if not isinstance(root, yaml.MappingNode):
+        raise ConfigError(f"{source}:1: expected `field: value` lines, found something else")
+    data = _Reader(source, environment).value(root)
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(error, root, source))) from error
+
+
+class _Reader:
+    """Turns YAML nodes into values, refusing what YAML lets pass in silence."""
+
+    _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+    def __init__(self, source: str, environment: Mapping[str, str]) -> None:
+        self._source = source
+        self._environment = environment
+        self._scalars = yaml.SafeLoader("")
+        self._open: set[int] = set()
+
+    def value(self, node: yaml.Node) -> Any:
+        if id(node) in self._open:
+            raise self._error(node, "a YAML anchor that contains itself")
+        self._open.add(id(node))
+        try:
+            if isinstance(node, yaml.MappingNode):
+                return self._mapping(node)
+            if isinstance(node, yaml.SequenceNode):
+                return [self.value(item) for item in node.value]
+            return self._scalar(node)
+        finally:
+            self._open.discard(id(node))
+
+    def _mapping(self, node: yaml.MappingNode) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = key_node.value
+            if not isinstance(key, str):
+                raise self._error(key_node, "a field's name must be text")
+            if key in result:
+                raise self._error(key_node, f"the field {key!r} is given twice")
+            result[key] = self.value(value_node)
+        return result
+
+    def _scalar(self, node: yaml.Node) -> Any:
+        if node.tag == "tag:yaml.org,2002:str":
+            return self._VARIABLE.sub(lambda match: self._variable(match, node), node.value)
+        try:
+            return self._scalars.construct_object(node)
+        except (yaml.YAMLError, ValueError) as error:
+            raise self._error(node, f"cannot read the value {node.value!r}") from error
+
+    def _variable(self, match: re.Match[str], node: yaml.Node) -> str:
+        name = match[1]
+        try:
+            return self._environment[name]
+        except KeyError:
+            raise self._error(node, f"the environment variable {name} is not set") from None
+
+    def _error(self, node: yaml.Node, reason: str) -> ConfigError:
+        return ConfigError(f"{self._source}:{node.start_mark.line + 1}: {reason}")
+
+
+def _explain(error: ValidationError, root: yaml.Node, source: str) -> list[str]:
+    lines = []
+    for problem in error.errors(include_url=False):
+        location = problem["loc"]
+        field = ".".join(str(part) for part in location)
+        reason = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            reason = "no such field; see stoker.example.yaml for those there are"
+        elif problem["type"] == "missing":
+            reason = "this field is required"
+        elif isinstance(problem["input"], str | int | float | bool):
+            reason = f"{reason} (found {problem['input']!r})"
+        line = _line_of(root, location)
+        lines.append(f"{source}:{line}: {field + ': ' if field else ''}{reason}")
+    return lines
+
+
+def _line_of(root: yaml.Node, location: tuple[int | str, ...]) -> int:
+    """The line, from 1, of the deepest node on the way to `location` that the file has."""
+    node, line = root, root.start_mark.line + 1
+    for part in location:
+        if isinstance(node, yaml.MappingNode):
+            for key_node, value_node in node.value:
+                if key_node.value == part:
+                    node, line = value_node, key_node.start_mark.line + 1
+                    break
+            else:
+                return line
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+        else:
+            return line
+    return line

@@ -1,0 +1,102 @@
+"""What the router answers itself: health, readiness, the models of the whole fleet."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import msgspec
+
+from stoker.router.dispatcher import Dispatcher
+from stoker.router.request import Request
+from stoker.router.wire import JSON, error_body
+
+
+class Reply(NamedTuple):
+    status: int
+    body: bytes
+    content_type: tuple[bytes, bytes] = JSON
+
+
+class Control:
+    """The routes answered without an engine."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+        self._started = int(dispatcher.wall_clock())
+        self._routes = {
+            b"/health": self._health,
+            b"/ready": self._ready,
+            b"/v1/models": self._models,
+        }
+
+    def answer(self, request: Request) -> Reply | None:
+        """The reply to a request for one of these routes; None for any other."""
+        path = request.target.partition(b"?")[0]
+        route = self._routes.get(path)
+        if route is None and not path.startswith(b"/v1/models/"):
+            return None
+        if request.method not in (b"GET", b"HEAD"):
+            return _error(405, f"{path.decode('ascii', 'replace')} answers GET only", "bad_method")
+        if route is not None:
+            return route()
+        return self._model(path.removeprefix(b"/v1/models/").decode("utf-8", "replace"))
+
+    def _health(self) -> Reply:
+        """The router answers, so it is well; its engines' state beside it."""
+        dispatcher = self._dispatcher
+        engines = {
+            engine.name: {
+                "kind": engine.kind,
+                "healthy": engine.health.healthy,
+                "reason": engine.health.reason or None,
+                "breaker": engine.breaker.state.value,
+                "in_flight": engine.in_flight,
+                "models": list(engine.models),
+            }
+            for engine in dispatcher.fleet.engines.values()
+        }
+        status = "draining" if dispatcher.draining else "ok"
+        return Reply(200, msgspec.json.encode({"status": status, "engines": engines}))
+
+    def _ready(self) -> Reply:
+        """200 when a request for any model would find an engine now."""
+        dispatcher = self._dispatcher
+        now = dispatcher.loop.time()
+        models = {
+            name: any(engine.usable(now) for engine in engines)
+            for name, engines in dispatcher.fleet.models.items()
+        }
+        ready = bool(models) and all(models.values()) and not dispatcher.draining
+        body = msgspec.json.encode({"ready": ready, "models": models})
+        return Reply(200 if ready else 503, body)
+
+    def _models(self) -> Reply:
+        fleet = self._dispatcher.fleet
+        cards = [self._card(name) for name in sorted({*fleet.models, *fleet.aliases})]
+        return Reply(200, msgspec.json.encode({"object": "list", "data": cards}))
+
+    def _model(self, name: str) -> Reply:
+        fleet = self._dispatcher.fleet
+        if name not in fleet.models and name not in fleet.aliases:
+            return _error(404, f"the model {name!r} does not exist", "model_not_found")
+        return Reply(200, msgspec.json.encode(self._card(name)))
+
+    def _card(self, name: str) -> dict[str, Any]:
+        fleet = self._dispatcher.fleet
+        model = fleet.resolve(name) or name
+        engines = fleet.serving(model)
+        lengths = [engine.models[model].max_model_len for engine in engines]
+        known = [length for length in lengths if length is not None]
+        return {
+            "id": name,
+            "object": "model",
+            "created": self._started,
+            "owned_by": "stoker",
+            "root": model,
+            "max_model_len": max(known) if known else None,
+            "engines": [engine.name for engine in engines],
+        }
+
+
+def _error(status: int, message: str, code: str) -> Reply:
+    return Reply(status, error_body(message, type_="invalid_request_error", code=code))

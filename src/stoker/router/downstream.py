@@ -1,0 +1,341 @@
+"""A client's connection: HTTP/1.1 in, answers out in the order of the requests."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections import deque
+from typing import TYPE_CHECKING, Protocol, cast
+
+import httptools
+
+from stoker.router.request import Request
+from stoker.router.wire import (
+    JSON,
+    Headers,
+    error_body,
+    join_headers,
+    own_headers,
+    status_line,
+)
+
+if TYPE_CHECKING:
+    from stoker.router.server import RouterServer
+
+_MAX_HEAD_BYTES = 64 * 1024
+_MAX_REQUEST_ID = 128
+# After refusing a request that may still be arriving, what comes is read and dropped this long,
+# or the client would see a reset instead of the reason.
+_LINGER_S = 2.0
+_NEVER = float("inf")
+
+_id_prefix = f"req-{os.urandom(6).hex()}".encode()
+_id_numbers = itertools.count(1)
+
+
+def new_request_id() -> bytes:
+    """An id that no other request has, of this process or another."""
+    return b"%b%08x" % (_id_prefix, next(_id_numbers))
+
+
+class Work(Protocol):
+    """What answers a request; tells the responder, and can be told to stop."""
+
+    def cancel(self) -> None: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+
+
+class ClientConnection(asyncio.Protocol):
+    """Parses requests, hands each to the server in turn, writes the answers.
+
+    One request is answered at a time. Requests that arrive meanwhile (pipelining) wait, parsed,
+    and once two wait no more is read.
+    """
+
+    def __init__(self, server: RouterServer) -> None:
+        self._server = server
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpRequestParser(self)
+        self._waiting: deque[Request | _BadRequest] = deque()
+        self._request: Request | None = None
+        self._work: Work | None = None
+        self._chunked = False
+        self._closing = False
+        self._lingering = False
+        self._reading = True
+        self._flushing = False
+        self.deadline = _NEVER
+        """When the client has been idle, or slow with its request, for too long."""
+        self._begin()
+
+    def _begin(self) -> None:
+        """Forget the request being parsed."""
+        self._target = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._body: bytes | bytearray = b""
+        self._head_bytes = 0
+        self._in_request = False
+
+    # -- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._server.connections.add(self)
+        self._rest()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._closing = True
+        self._server.connections.discard(self)
+        self._waiting.clear()
+        self.deadline = _NEVER
+        work, self._work = self._work, None
+        if work is not None:
+            work.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        if self._closing:
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            # Nothing here speaks another protocol, so the offer is ignored (RFC 9110, 7.8).
+            self._parser = httptools.HttpRequestParser(self)
+            rest = data[upgrade.args[0] :]
+            if rest:
+                self.data_received(rest)
+                return
+        except httptools.HttpParserCallbackError as error:
+            cause = error.__context__
+            self._bad(cause if isinstance(cause, _BadRequest) else _BadRequest(400, str(error)))
+        except httptools.HttpParserError as error:
+            self._bad(_BadRequest(400, f"not an HTTP/1.1 request: {error}"))
+        self._next()
+
+    def pause_writing(self) -> None:
+        self._flushing = True
+        if self._work is not None:
+            self._work.pause()
+
+    def resume_writing(self) -> None:
+        self._flushing = False
+        if self._request is None:
+            self._next()
+        elif self._work is not None:
+            self._work.resume()
+
+    # -- httptools callbacks
+
+    def on_message_begin(self) -> None:
+        self._begin()
+        self._in_request = True
+        if self._request is None and not self._waiting:
+            self._rest()
+
+    def on_url(self, url: bytes) -> None:
+        self._target += url
+        self._count_head(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count_head(len(name) + len(value))
+        self._headers.append((name.lower(), value))
+
+    def _count_head(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > _MAX_HEAD_BYTES:
+            raise _BadRequest(431, f"the request's header is larger than {_MAX_HEAD_BYTES} bytes")
+
+    def on_headers_complete(self) -> None:
+        limit = self._server.config.router.body_limit
+        for name, value in self._headers:
+            if name == b"content-length":
+                if int(value) > limit:
+                    raise _too_large(limit)
+            elif name == b"expect":
+                self._go_on(value)
+
+    def _go_on(self, expected: bytes) -> None:
+        """The client waits for word before it sends its body."""
+        answering = self._request is not None  # whose answer must not be mixed with this
+        if expected.lower() == b"100-continue" and not answering and self._transport is not None:
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_body(self, chunk: bytes) -> None:
+        limit = self._server.config.router.body_limit
+        if len(self._body) + len(chunk) > limit:
+            raise _too_large(limit)
+        if not self._body:
+            self._body = chunk
+        elif isinstance(self._body, bytearray):
+            self._body += chunk
+        else:
+            self._body = bytearray(self._body) + chunk
+
+    def on_message_complete(self) -> None:
+        parser = self._parser
+        request = Request(
+            parser.get_method(),
+            self._target,
+            self._headers,
+            bytes(self._body),
+            http11=parser.get_http_version() == "1.1",
+            keep_alive=parser.should_keep_alive(),
+        )
+        given = request.fields.get(b"x-request-id", b"")
+        usable = 0 < len(given) <= _MAX_REQUEST_ID and given.isascii()
+        request.id = given if usable else new_request_id()
+        self._waiting.append(request)
+        self._begin()
+
+    # -- one request after another
+
+    def _bad(self, error: _BadRequest) -> None:
+        """What came cannot be read as a request, so nothing after it can either."""
+        self._closing = True
+        self._waiting.append(error)
+
+    def _next(self) -> None:
+        """Answer the next request, if the last is answered."""
+        if self._request is None and self._waiting:
+            if self._flushing:
+                return  # the last answer has not left yet
+            self.deadline = _NEVER
+            first = self._waiting.popleft()
+            if isinstance(first, _BadRequest):
+                self._request = Request(b"GET", b"/", [], b"", keep_alive=False)
+                self._request.id = new_request_id()
+                self._lingering = True
+                body = error_body(str(first), type_="invalid_request_error", code="bad_request")
+                headers = [JSON, *own_headers(self._request.id, "bad request")]
+                self.respond(first.status, headers, body)
+                return
+            self._request = first
+            self._work = self._server.handle(first, self)
+        self._read_if(len(self._waiting) < 2)
+
+    def _rest(self) -> None:
+        """Nothing to answer: the client has this long for its next request, or for the rest of
+        the one that has begun."""
+        timeouts = self._server.config.timeouts
+        wait = timeouts.client_request if self._in_request else timeouts.client_idle
+        self.deadline = self._server.loop.time() + wait
+
+    def _read_if(self, wanted: bool) -> None:
+        if wanted != self._reading and self._transport is not None and not self._closing:
+            self._reading = wanted
+            if wanted:
+                self._transport.resume_reading()
+            else:
+                self._transport.pause_reading()
+
+    def _answered(self) -> None:
+        request, self._request, self._work = self._request, None, None
+        transport = self._transport
+        assert request is not None
+        assert transport is not None
+        if not request.keep_alive or self._server.draining:
+            self._closing = True
+            self._waiting.clear()
+            if self._lingering and transport.can_write_eof():
+                transport.write_eof()
+                self.deadline = self._server.loop.time() + _LINGER_S
+            else:
+                transport.close()
+        elif self._waiting:
+            self._server.loop.call_soon(self._next)
+        else:
+            self._rest()
+
+    def close_if_idle(self) -> None:
+        """Close a connection on which nothing is under way."""
+        if self._request is None and not self._waiting:
+            self.close()
+
+    def close(self) -> None:
+        """Close after what is written has left."""
+        self._closing = True
+        if self._transport is not None:
+            self._transport.close()
+
+    def expired(self) -> None:
+        """`deadline` has passed: a request came too slowly, or none came."""
+        self.deadline = _NEVER
+        if self._lingering:
+            if self._transport is not None:
+                self._transport.abort()
+        elif self._in_request:
+            self._bad(_BadRequest(408, "the request did not arrive in time"))
+            self._next()
+        else:
+            self.close_if_idle()
+
+    # -- Responder
+
+    def respond(self, status: int, headers: Headers, body: bytes) -> None:
+        request, transport = self._request, self._transport
+        if request is None or transport is None:
+            return
+        head = self._head(status, headers, b"content-length: %d\r\n" % len(body))
+        transport.write(head if request.method == b"HEAD" else head + body)
+        self._answered()
+
+    def start(self, status: int, headers: Headers, length: int | None) -> None:
+        request, transport = self._request, self._transport
+        if request is None or transport is None:
+            return
+        self._chunked = False
+        if length is not None:
+            framing = b"content-length: %d\r\n" % length
+        elif request.http11:
+            self._chunked = True
+            framing = b"transfer-encoding: chunked\r\n"
+        else:
+            request.keep_alive = False
+            framing = b""
+        transport.write(self._head(status, headers, framing))
+
+    def write(self, chunk: bytes) -> None:
+        transport = self._transport
+        if self._request is None or transport is None or not chunk:
+            return
+        transport.write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if self._chunked else chunk)
+
+    def finish(self) -> None:
+        if self._request is None or self._transport is None:
+            return
+        if self._chunked:
+            self._transport.write(b"0\r\n\r\n")
+        self._answered()
+
+    def broken(self, message: str, *, event_stream: bool) -> None:
+        """An event stream ends with an error event; of anything else the client must see that
+        it is not whole, so the connection is cut."""
+        transport = self._transport
+        if self._request is None or transport is None:
+            return
+        if event_stream:
+            error = error_body(message, type_="server_error", code="engine_failed")
+            self.write(b"\n\ndata: %b\n\n" % error)
+            self.finish()
+        else:
+            self._closing = True
+            transport.abort()
+
+    def _head(self, status: int, headers: Headers, framing: bytes) -> bytes:
+        assert self._request is not None
+        if not self._request.keep_alive or self._server.draining:
+            framing += b"connection: close\r\n"
+        elif not self._request.http11:
+            framing += b"connection: keep-alive\r\n"
+        return b"%b%b%b\r\n" % (status_line(status), join_headers(headers), framing)
+
+
+class _BadRequest(Exception):
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def _too_large(limit: int) -> _BadRequest:
+    return _BadRequest(413, f"the request's body is larger than {limit} bytes")

@@ -1,0 +1,162 @@
+"""An engine somewhere: the router's whole knowledge of it."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import quote, urlsplit
+
+from stoker.router.config import Breaker, EngineConfig, EngineKind, Health
+from stoker.router.engines.breaker import CircuitBreaker
+from stoker.router.engines.health import HealthState
+from stoker.router.engines.load import EngineLoad
+
+# After a failed connection an engine is chosen last, this long at first, doubling up to the limit.
+_SUSPECT_S = 0.1
+_SUSPECT_LIMIT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where an engine listens. `path` precedes every request's own path."""
+
+    host: str
+    port: int
+    tls: bool
+    path: str
+
+    @classmethod
+    def parse(cls, url: str) -> Address:
+        parts = urlsplit(url)
+        tls = parts.scheme == "https"
+        host = parts.hostname or ""
+        return cls(host, parts.port or (443 if tls else 80), tls, parts.path.rstrip("/"))
+
+    @property
+    def host_header(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
+
+    def ssl_context(self) -> ssl.SSLContext | None:
+        return ssl.create_default_context() if self.tls else None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineModel:
+    """A model (or LoRA adapter) that an engine serves."""
+
+    own_name: str
+    """What the engine calls it; the router's name for it may be another."""
+    max_model_len: int | None = None
+
+
+class EngineHandle:
+    """One engine: what it serves, how it is, and what the router has given it.
+
+    In-flight work is the router's own count, taken by `take` and given back by the `Lease`,
+    whatever way the request ends.
+    """
+
+    __slots__ = (
+        "_connect_failures",
+        "address",
+        "authorization",
+        "breaker",
+        "capacity",
+        "declared_models",
+        "draining",
+        "health",
+        "hold_until",
+        "host_header",
+        "in_flight",
+        "kind",
+        "load",
+        "models",
+        "name",
+        "path_prefix",
+        "suspect_until",
+        "tokens_in_flight",
+    )
+
+    def __init__(self, config: EngineConfig, breaker: Breaker, health: Health) -> None:
+        self.name = config.name
+        self.kind: EngineKind = config.kind
+        self.address = Address.parse(config.url)
+        self.host_header = self.address.host_header.encode("ascii")
+        self.path_prefix = quote(self.address.path, safe="/%").encode()
+        self.authorization = b"Bearer " + config.api_key.encode() if config.api_key else None
+        self.capacity = config.capacity
+        self.declared_models: Mapping[str, str] = dict(config.models)
+        """The router's name for each model → the engine's own; empty: whatever it lists."""
+        self.models: Mapping[str, EngineModel] = {
+            name: EngineModel(own) for name, own in config.models.items()
+        }
+        self.breaker = CircuitBreaker(breaker)
+        self.health = HealthState(health)
+        self.load: EngineLoad | None = None
+        self.draining = False
+        self.in_flight = 0
+        self.tokens_in_flight = 0
+        self.hold_until = float("-inf")
+        self.suspect_until = float("-inf")
+        """A connection failed a moment ago: until then, others are chosen first."""
+        self._connect_failures = 0
+
+    @property
+    def has_room(self) -> bool:
+        return self.in_flight < self.capacity
+
+    @property
+    def busy(self) -> float:
+        """Load from 0 to 1: requests in flight against what the engine works on at once."""
+        return min(1.0, self.in_flight / self.capacity)
+
+    def take(self, tokens: int) -> Lease:
+        """Count one request of about `tokens` tokens as in flight."""
+        self.in_flight += 1
+        self.tokens_in_flight += tokens
+        return Lease(self, tokens)
+
+    def trusted(self, now: float) -> bool:
+        """Nothing speaks against sending a request now."""
+        return self.suspect_until <= now and self.breaker.allows(now)
+
+    def usable(self, now: float) -> bool:
+        """Healthy by its probes, not draining, and not asking to be left alone."""
+        return self.health.healthy and not self.draining and self.hold_until <= now
+
+    def hold_off(self, until: float) -> None:
+        """The engine asked to be left alone until then (Retry-After)."""
+        self.hold_until = max(self.hold_until, until)
+
+    def connected(self) -> None:
+        """A connection was made: nothing against choosing the engine any more."""
+        self._connect_failures = 0
+        self.suspect_until = float("-inf")
+
+    def connect_failed(self, now: float) -> None:
+        """No connection could be made: choose others first for a while, longer each time."""
+        wait = min(_SUSPECT_S * 2.0**self._connect_failures, _SUSPECT_LIMIT_S)
+        self._connect_failures = min(self._connect_failures + 1, 16)
+        self.suspect_until = now + wait
+
+    def __repr__(self) -> str:
+        return f"<engine {self.name} {self.kind} in_flight={self.in_flight}>"
+
+
+class Lease:
+    """A request's place on an engine; giving it back twice does nothing."""
+
+    __slots__ = ("_engine", "_tokens")
+
+    def __init__(self, engine: EngineHandle, tokens: int) -> None:
+        self._engine: EngineHandle | None = engine
+        self._tokens = tokens
+
+    def give_back(self) -> None:
+        engine = self._engine
+        if engine is not None:
+            self._engine = None
+            engine.in_flight -= 1
+            engine.tokens_in_flight -= self._tokens

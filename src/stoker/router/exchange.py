@@ -1,0 +1,374 @@
+"""One request's life in the router: choice of an engine, attempts, the answer's way back.
+
+A chain of callbacks rather than a task: at tens of thousands of requests a second the task
+would cost more than everything else here. The states, in order::
+
+    WAITING → CONNECTING → SENT → STREAMING → DONE
+       ↑___________|_________|   (an attempt failed, and the client has not seen a byte)
+
+An answer that is not a stream is held until it is whole, and a stream's head until its first
+bytes, so that what breaks before is tried elsewhere and the client never knows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from enum import Enum
+from typing import TYPE_CHECKING, Protocol
+
+from stoker.router.engines.handle import EngineHandle, Lease
+from stoker.router.forwarding import (
+    client_fields,
+    content_length,
+    is_stream,
+    request_body,
+    request_head,
+    response_headers,
+)
+from stoker.router.request import Features, Request
+from stoker.router.retries import retry_after_seconds
+from stoker.router.upstream import ResponseHead, UpstreamConnection, UpstreamFailure
+from stoker.router.wire import JSON, Headers, error_body, own_headers
+
+if TYPE_CHECKING:
+    from stoker.router.dispatcher import Dispatcher
+
+RETRYABLE = frozenset((408, 429, 500, 502, 503, 504))
+_NEVER = float("inf")
+# A whole answer up to this size is held, so that an engine that dies in it costs nothing.
+_HOLD_LIMIT = 1024 * 1024
+# The rest of an answer that will not be used is read up to this size, to keep its connection.
+_DISCARD_LIMIT = 64 * 1024
+
+
+class Responder(Protocol):
+    """Whoever gets the answer: a client's connection, or the router itself.
+
+    Either `respond` alone, or `start`, then `write`s, then `finish` or `broken`.
+    """
+
+    def respond(self, status: int, headers: Headers, body: bytes) -> None:
+        """The whole answer."""
+
+    def start(self, status: int, headers: Headers, length: int | None) -> None:
+        """The head of an answer whose body follows; `length` in bytes if it is known."""
+
+    def write(self, chunk: bytes) -> None:
+        """A piece of the body."""
+
+    def finish(self) -> None:
+        """The body is whole."""
+
+    def broken(self, message: str, *, event_stream: bool) -> None:
+        """The body will never be whole."""
+
+
+class State(Enum):
+    WAITING = "waiting"
+    CONNECTING = "connecting"
+    SENT = "sent"
+    STREAMING = "streaming"
+    DONE = "done"
+
+
+class Exchange:
+    """One request and its answer. `Dispatcher.submit` makes them."""
+
+    __slots__ = (
+        "_attempts",
+        "_client_fields",
+        "_connection",
+        "_discarding",
+        "_dispatcher",
+        "_failures",
+        "_head",
+        "_held",
+        "_held_bytes",
+        "_is_stream",
+        "_lease",
+        "_paused",
+        "_timer",
+        "_unreachable_until",
+        "deadline",
+        "engine",
+        "failed_on",
+        "features",
+        "reason",
+        "request",
+        "responder",
+        "state",
+    )
+
+    def __init__(
+        self, dispatcher: Dispatcher, request: Request, features: Features, responder: Responder
+    ) -> None:
+        self._dispatcher = dispatcher
+        self.request = request
+        self.features = features
+        self.responder = responder
+        self.state = State.WAITING
+        self.engine: EngineHandle | None = None
+        self.reason = "no engine chosen"
+        self.deadline = _NEVER
+        """When the present state will have lasted too long, on the loop's clock."""
+        self.failed_on: list[EngineHandle] = []
+        """Engines that failed this request: chosen again only when there is no other."""
+        self._lease: Lease | None = None
+        self._connection: UpstreamConnection | None = None
+        self._client_fields: bytes | None = None
+        self._attempts = 0
+        self._failures = 0
+        self._unreachable_until = _NEVER
+        self._timer: asyncio.TimerHandle | None = None
+        self._head: ResponseHead | None = None
+        self._is_stream = False
+        self._held: list[bytes] = []
+        self._held_bytes = 0
+        self._discarding: UpstreamFailure | None = None
+        self._paused = False
+
+    # -- to the engine
+
+    def send_to(self, engine: EngineHandle, reason: str) -> None:
+        """Send the request to the engine chosen."""
+        self.engine = engine
+        self.reason = reason
+        self._lease = engine.take(self.features.tokens)
+        connection = self._dispatcher.pool(engine).idle()
+        if connection is None:
+            self._connect(engine)
+        else:
+            self._send_over(connection, engine)
+
+    def _connect(self, engine: EngineHandle) -> None:
+        self.state = State.CONNECTING
+        self.deadline = _NEVER  # the pool has its own limit
+        self._dispatcher.pool(engine).connect(self)
+
+    def on_connected(self, connection: UpstreamConnection) -> None:
+        if self.state is not State.CONNECTING or self.engine is None:
+            connection.pool.give_back(connection)  # the client left meanwhile
+            return
+        self.engine.connected()
+        self._send_over(connection, self.engine)
+
+    def on_connect_failed(self, failure: UpstreamFailure) -> None:
+        if self.state is State.CONNECTING:
+            self._attempt_failed(failure)
+
+    def _send_over(self, connection: UpstreamConnection, engine: EngineHandle) -> None:
+        request = self.request
+        self._connection = connection
+        self._attempts += 1
+        self.state = State.SENT
+        self._expect_within(self._dispatcher.config.timeouts.first_byte)
+        if self._client_fields is None:
+            self._client_fields = client_fields(request)
+        body = request_body(engine, self.features, request.body)
+        head = request_head(engine, request, self._client_fields, len(body))
+        connection.send(head, body, self)
+
+    def _expect_within(self, seconds: float) -> None:
+        self.deadline = self._dispatcher.loop.time() + seconds
+
+    # -- from the engine
+
+    def on_head(self, head: ResponseHead) -> None:
+        engine = self.engine
+        assert engine is not None
+        self._head = head
+        self._is_stream = is_stream(head)
+        if head.status >= 500:
+            engine.breaker.failed(self._dispatcher.loop.time())
+        else:
+            engine.breaker.succeeded()
+        if head.status in RETRYABLE:
+            wait = retry_after_seconds(dict(head.headers))
+            if wait is not None:
+                engine.hold_off(self._dispatcher.loop.time() + wait)
+            if self._dispatcher.has_other(self) and self._may_repeat():
+                self._discarding = UpstreamFailure(f"status {head.status}")
+
+    def on_body(self, chunk: bytes) -> None:
+        self._expect_within(self._dispatcher.config.timeouts.idle)
+        if self.state is State.STREAMING:
+            self.responder.write(chunk)
+            return
+        self._held_bytes += len(chunk)
+        if self._discarding is not None:
+            if self._held_bytes > _DISCARD_LIMIT:
+                self._drop_connection()
+                self._try_again(self._discarding)
+            return
+        self._held.append(chunk)
+        if self._is_stream or self._held_bytes > _HOLD_LIMIT:
+            self._start_streaming()
+
+    def _start_streaming(self) -> None:
+        head = self._head
+        assert head is not None
+        self.state = State.STREAMING
+        self.responder.start(head.status, self._answer_headers(head), content_length(head.headers))
+        held = b"".join(self._held)
+        self._held.clear()
+        self.responder.write(held)
+
+    def on_end(self) -> None:
+        head, self._connection = self._head, None
+        assert head is not None
+        if self._discarding is not None:
+            self._try_again(self._discarding)
+        elif self.state is State.STREAMING:
+            self._done()
+            self.responder.finish()
+        else:
+            self._done()
+            self.responder.respond(head.status, self._answer_headers(head), b"".join(self._held))
+
+    def on_failed(self, failure: UpstreamFailure) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None and connection.reused and not connection.answered:
+            # The engine closed an idle connection just as it was taken from the pool.
+            assert self.engine is not None
+            self._attempts -= 1
+            self._connect(self.engine)
+        elif self._discarding is not None:
+            self._try_again(self._discarding)
+        else:
+            self._attempt_failed(failure)
+
+    def _answer_headers(self, head: ResponseHead) -> list[tuple[bytes, bytes]]:
+        headers = response_headers(head)
+        headers += self._stoker_headers()
+        return headers
+
+    def _stoker_headers(self) -> list[tuple[bytes, bytes]]:
+        name = self.engine.name if self.engine is not None else "-"
+        return own_headers(self.request.id, self.reason, engine=name)
+
+    # -- when an attempt fails
+
+    def _attempt_failed(self, failure: UpstreamFailure) -> None:
+        engine = self.engine
+        assert engine is not None
+        now = self._dispatcher.loop.time()
+        engine.breaker.failed(now)
+        if not failure.sent:
+            engine.connect_failed(now)
+        self._dispatcher.doubt(engine)
+        if self.state is State.STREAMING:
+            self._done()
+            self.responder.broken(
+                f"engine {engine.name} stopped in the middle of its answer: {failure}",
+                event_stream=self._is_stream,
+            )
+        elif self._may_repeat() if failure.sent else self._may_reconnect(now):
+            self._try_again(failure)
+        else:
+            self._give_up(engine, failure)
+
+    def _may_repeat(self) -> bool:
+        """Whether what an engine has had may be sent again; taken from the router's budget."""
+        dispatcher = self._dispatcher
+        return self._attempts < dispatcher.config.retries.attempts and dispatcher.budget.take()
+
+    def _may_reconnect(self, now: float) -> bool:
+        """No engine has had the request, so nothing is repeated: only time limits it."""
+        if self._unreachable_until == _NEVER:
+            self._unreachable_until = now + self._dispatcher.config.admission.max_wait
+        return now < self._unreachable_until
+
+    def _try_again(self, failure: UpstreamFailure) -> None:
+        engine = self.engine
+        assert engine is not None
+        self._leave_engine()
+        if engine not in self.failed_on:
+            self.failed_on.append(engine)
+        self._failures += 1
+        self._head = None
+        self._held.clear()
+        self._held_bytes = 0
+        self._discarding = None
+        self.state = State.WAITING
+        self.deadline = _NEVER
+        dispatcher = self._dispatcher
+        delay = dispatcher.backoff.delay(self._failures)
+        self._timer = dispatcher.loop.call_later(delay, dispatcher.place, self)
+
+    def _give_up(self, engine: EngineHandle, failure: UpstreamFailure) -> None:
+        if failure.timed_out:
+            status, code = 504, "engine_timeout"
+        elif failure.sent:
+            status, code = 502, "engine_failed"
+        else:
+            status, code = 503, "engine_unreachable"
+        tried = f" in {self._attempts} attempts" if self._attempts > 1 else ""
+        self.refuse(status, f"no answer{tried}; engine {engine.name}: {failure}", code=code)
+
+    # -- ends
+
+    def refuse(
+        self, status: int, message: str, *, code: str, retry_after: float | None = None
+    ) -> None:
+        """Answer with an error of the router's own."""
+        name = self.engine.name if self.engine is not None else "-"
+        headers = own_headers(self.request.id, self.reason, engine=name, retry_after=retry_after)
+        self._done()
+        body = error_body(message, type_="server_error", code=code)
+        self.responder.respond(status, [JSON, *headers], body)
+
+    def cancel(self) -> None:
+        """The client left: stop the engine's work for it."""
+        if self.state is not State.DONE:
+            self._drop_connection()
+            self._done()
+
+    def engine_down(self) -> None:
+        """The engine was found unhealthy: what has not begun to answer goes elsewhere."""
+        if self.state is State.SENT:
+            self._drop_connection()
+            self._attempt_failed(UpstreamFailure("it became unhealthy"))
+
+    def expired(self) -> None:
+        """`deadline` has passed."""
+        self._drop_connection()
+        if self._paused:
+            self._done()
+            self.responder.broken("the answer was not read in time", event_stream=False)
+        elif self.state is State.SENT:
+            self._attempt_failed(UpstreamFailure("no answer in time", timed_out=True))
+        else:
+            self._attempt_failed(UpstreamFailure("no more data in time", timed_out=True))
+
+    def pause(self) -> None:
+        """The client reads more slowly than the engine writes."""
+        self._paused = True
+        if self._connection is not None:
+            self._connection.pause()
+            self._expect_within(self._dispatcher.config.timeouts.client_idle)
+
+    def resume(self) -> None:
+        """The client has caught up."""
+        self._paused = False
+        if self._connection is not None:
+            self._connection.resume()
+            self._expect_within(self._dispatcher.config.timeouts.idle)
+
+    def _leave_engine(self) -> None:
+        if self._lease is not None:
+            self._lease.give_back()
+            self._lease = None
+
+    def _drop_connection(self) -> None:
+        if self._connection is not None:
+            self._connection.abort()
+            self._connection = None
+
+    def _done(self) -> None:
+        self.state = State.DONE
+        self.deadline = _NEVER
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._leave_engine()
+        self._dispatcher.finished(self)

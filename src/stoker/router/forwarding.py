@@ -1,0 +1,62 @@
+"""What changes in a message as it passes: as little as HTTP and the engine's names require."""
+
+from __future__ import annotations
+
+from stoker.router.engines.handle import EngineHandle
+from stoker.router.request import Features, Request, with_model
+from stoker.router.upstream import ResponseHead
+from stoker.router.wire import NOT_FORWARDED, NOT_RETURNED, Headers, end_to_end, join_headers
+
+_OURS = NOT_FORWARDED | {b"authorization", b"x-request-id"}
+_BODILESS = frozenset((b"GET", b"DELETE"))
+
+
+def client_fields(request: Request) -> bytes:
+    """The fields that reach every engine the request is tried on, as they are written."""
+    fields = end_to_end(request.headers, _OURS)
+    fields.append((b"x-request-id", request.id))
+    return join_headers(fields)
+
+
+def request_head(engine: EngineHandle, request: Request, fields: bytes, length: int) -> bytes:
+    """The head of the request to `engine`; `fields` from `client_fields`."""
+    authorization = engine.authorization or request.fields.get(b"authorization")
+    return b"%b %b%b HTTP/1.1\r\nhost: %b\r\n%b%b%b\r\n" % (
+        request.method,
+        engine.path_prefix,
+        request.target,
+        engine.host_header,
+        fields,
+        b"authorization: %b\r\n" % authorization if authorization is not None else b"",
+        b"content-length: %d\r\n" % length if length or request.method not in _BODILESS else b"",
+    )
+
+
+def request_body(engine: EngineHandle, features: Features, body: bytes) -> bytes:
+    """The client's own bytes, unless the engine knows the model by another name."""
+    if not features.is_json or features.model is None:
+        return body
+    served = engine.models.get(features.model)
+    if served is None or served.own_name == features.asked_model:
+        return body
+    return with_model(body, served.own_name)
+
+
+def response_headers(head: ResponseHead) -> list[tuple[bytes, bytes]]:
+    """The fields of an engine's answer that pass to the client."""
+    return end_to_end(head.headers, NOT_RETURNED)
+
+
+def is_stream(head: ResponseHead) -> bool:
+    """Whether the body is made to be read as it comes."""
+    for name, value in head.headers:
+        if name == b"content-type":
+            return value.startswith((b"text/event-stream", b"application/x-ndjson"))
+    return False
+
+
+def content_length(headers: Headers) -> int | None:
+    for name, value in headers:
+        if name == b"content-length":
+            return int(value)
+    return None

@@ -1,0 +1,118 @@
+"""Watches the engines: are they well, what do they serve, how busy do they say they are."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+
+import msgspec
+
+from stoker.router.dispatcher import Dispatcher
+from stoker.router.engines.handle import EngineHandle, EngineModel
+from stoker.router.engines.load import parse_load
+from stoker.router.fetch import fetch
+from stoker.router.upstream import UpstreamFailure
+
+log = logging.getLogger(__name__)
+
+# A probe out of turn, asked for by a failed request, comes no sooner than this after the last.
+_SOONEST_S = 0.2
+
+
+class _Model(msgspec.Struct):
+    id: str
+    max_model_len: int | None = None
+
+
+class _ModelList(msgspec.Struct):
+    data: list[_Model]
+
+
+_models_decoder = msgspec.json.Decoder(_ModelList)
+
+
+class Prober:
+    """Probes every engine at its own pace, and at once when a request failed on it."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+        self._config = dispatcher.config.health
+        self._wake = {engine: asyncio.Event() for engine in dispatcher.fleet.engines.values()}
+        self._first_round = {engine: asyncio.Event() for engine in self._wake}
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for engine in self._wake:
+                group.create_task(self._watch(engine), name=f"probe {engine.name}")
+            group.create_task(self._wake_doubted(), name="probe doubted engines")
+
+    async def all_probed(self) -> None:
+        """Wait until each engine has been probed once."""
+        for event in self._first_round.values():
+            await event.wait()
+
+    async def _wake_doubted(self) -> None:
+        while True:
+            for engine in await self._dispatcher.doubted():
+                if engine in self._wake:
+                    self._wake[engine].set()
+
+    async def _watch(self, engine: EngineHandle) -> None:
+        wake = self._wake[engine]
+        while True:
+            wake.clear()
+            await self.probe(engine)
+            self._first_round[engine].set()
+            await asyncio.sleep(min(_SOONEST_S, self._config.interval))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, self._config.interval - _SOONEST_S)):
+                    await wake.wait()
+
+    async def probe(self, engine: EngineHandle) -> None:
+        """One probe of one engine, with what follows from it."""
+        try:
+            await self._check(engine)
+        except UpstreamFailure as failure:
+            if engine.health.failed(str(failure)):
+                log.warning("engine %s is unhealthy: %s", engine.name, failure)
+                self._dispatcher.engine_down(engine)
+            return
+        engine.connected()
+        if engine.health.passed():
+            log.info("engine %s is healthy; serves %s", engine.name, ", ".join(engine.models))
+            self._dispatcher.engine_up(engine)
+        await self._read_load(engine)
+
+    async def _check(self, engine: EngineHandle) -> None:
+        if engine.kind != "openai":
+            await self._get(engine, "/health")
+        try:
+            listed = _models_decoder.decode(await self._get(engine, "/v1/models"))
+        except msgspec.MsgspecError as error:
+            raise UpstreamFailure(f"/v1/models is not a list of models ({error})") from None
+        lengths = {model.id: model.max_model_len for model in listed.data}
+        names = engine.declared_models or {name: name for name in lengths}
+        if not names:
+            raise UpstreamFailure("it serves no model")
+        self._dispatcher.fleet.set_models(
+            engine, [(name, EngineModel(own, lengths.get(own))) for name, own in names.items()]
+        )
+
+    async def _read_load(self, engine: EngineHandle) -> None:
+        if engine.kind == "openai":
+            return
+        try:
+            text = (await self._get(engine, "/metrics")).decode("utf-8", "replace")
+        except UpstreamFailure:
+            engine.load = None  # it does not say (llama.cpp needs --metrics)
+        else:
+            engine.load = parse_load(text, self._dispatcher.loop.time())
+
+    async def _get(self, engine: EngineHandle, path: str) -> bytes:
+        pool = self._dispatcher.pool(engine)
+        status, body = await fetch(pool, engine, path, within=self._config.timeout)
+        if status != 200:
+            raise UpstreamFailure(f"{path} answers {status}")
+        return body

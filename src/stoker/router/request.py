@@ -1,0 +1,153 @@
+"""A client's request: what came over the wire, and the few things routing needs of it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import msgspec
+
+from stoker.errors import InvalidRequest
+from stoker.router.wire import Headers
+
+BYTES_PER_TOKEN = 4
+"""English text in a common vocabulary; only ever used to weigh requests against each other."""
+DEFAULT_MAX_TOKENS = 256
+"""What a request without `max_tokens` is taken to generate, for weighing."""
+
+_MULTIPART_MODEL = re.compile(rb'name="model"\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]{1,512})\r\n')
+
+
+class Request:
+    """One HTTP request, body and all. Field names are in lower case."""
+
+    __slots__ = ("body", "fields", "headers", "http11", "id", "keep_alive", "method", "target")
+
+    def __init__(
+        self,
+        method: bytes,
+        target: bytes,
+        headers: Headers,
+        body: bytes,
+        *,
+        http11: bool = True,
+        keep_alive: bool = True,
+        request_id: bytes = b"",
+    ) -> None:
+        self.method = method
+        self.target = target
+        """Path and query, as sent."""
+        self.headers = headers
+        self.fields = dict(headers)
+        self.body = body
+        self.http11 = http11
+        self.keep_alive = keep_alive
+        self.id = request_id
+
+    @property
+    def path(self) -> str:
+        return self.target.partition(b"?")[0].decode("ascii", "replace")
+
+
+class _Body(msgspec.Struct):
+    """The fields that routing reads; msgspec skips all others without making objects of them."""
+
+    model: str | None = None
+    stream: bool | None = None
+    user: str | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    max_output_tokens: int | None = None
+    messages: msgspec.Raw = msgspec.Raw()
+    prompt: msgspec.Raw = msgspec.Raw()
+    input: msgspec.Raw = msgspec.Raw()
+    system: msgspec.Raw = msgspec.Raw()
+    instructions: msgspec.Raw = msgspec.Raw()
+    tools: msgspec.Raw = msgspec.Raw()
+
+
+_decoder = msgspec.json.Decoder(_Body, strict=False)
+_fields_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_WHERE = re.compile(r" - at `\$\.?([^`]*)`")
+
+
+@dataclass(slots=True)
+class Features:
+    """What a policy may look at."""
+
+    path: str
+    model: str | None = None
+    """The model meant: the client's name for it until the fleet resolves it."""
+    asked_model: str | None = None
+    """The model's name as it stands in the body."""
+    is_json: bool = False
+    stream: bool = False
+    user: str | None = None
+    session: str | None = None
+    max_tokens: int | None = None
+    preamble: bytes = b""
+    """What precedes the conversation in the prompt: system text and tools, as JSON."""
+    prompt: bytes = b""
+    """The messages, prompt or input, as JSON."""
+
+    @property
+    def prompt_tokens(self) -> int:
+        """A rough count of the prompt's tokens."""
+        return (len(self.preamble) + len(self.prompt)) // BYTES_PER_TOKEN + 1
+
+    @property
+    def tokens(self) -> int:
+        """Roughly how many tokens the request will take: prompt and answer."""
+        return self.prompt_tokens + (
+            DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens
+        )
+
+
+def read_features(request: Request) -> Features:
+    """Read what routing needs. Raises `InvalidRequest` when the body is not a JSON object."""
+    features = Features(path=request.path)
+    session = request.fields.get(b"x-session-id")
+    if session is not None:
+        features.session = session.decode("latin-1")
+    content_type = request.fields.get(b"content-type", b"")
+    if content_type.startswith(b"multipart/"):
+        named = _MULTIPART_MODEL.search(request.body)
+        if named:
+            features.model = named[1].decode("utf-8", "replace")
+        return features
+    if not request.body:
+        return features
+    try:
+        body = _decoder.decode(request.body)
+    except msgspec.ValidationError as error:
+        found = _WHERE.search(str(error))
+        field = found[1] if found else None
+        reason = _WHERE.sub("", str(error))
+        where = f"`{field}`: " if field else "the body must be a JSON object: "
+        raise InvalidRequest(f"{where}{reason}", param=field or None) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidRequest(f"the body is not valid JSON: {error}") from None
+    features.is_json = True
+    features.model = features.asked_model = body.model
+    features.stream = bool(body.stream)
+    features.user = body.user
+    features.max_tokens = _first(
+        body.max_tokens, body.max_completion_tokens, body.max_output_tokens
+    )
+    features.preamble = bytes(body.system) + bytes(body.instructions) + bytes(body.tools)
+    features.prompt = bytes(body.messages) or bytes(body.prompt) or bytes(body.input)
+    return features
+
+
+def with_model(body: bytes, model: str) -> bytes:
+    """The same JSON object with another `model`; every other field keeps its bytes."""
+    fields = _fields_decoder.decode(body)
+    fields["model"] = msgspec.Raw(msgspec.json.encode(model))
+    return msgspec.json.encode(fields)
+
+
+def _first(*values: int | None) -> int | None:
+    for value in values:
+        if value is not None:
+            return max(value, 0)
+    return None

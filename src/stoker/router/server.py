@@ -1,0 +1,93 @@
+"""The router as a whole: listens, hands requests on, starts and stops."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from stoker.router.config import Config
+from stoker.router.control import Control
+from stoker.router.dispatcher import Dispatcher
+from stoker.router.downstream import ClientConnection, Work
+from stoker.router.policies.least_in_flight import LeastInFlight
+from stoker.router.prober import Prober
+from stoker.router.request import Request
+from stoker.router.wire import own_headers
+
+_SWEEP_S = 1.0
+
+
+class RouterServer:
+    """One router: `start` it inside a running loop, `stop` it to drain and close."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.loop = asyncio.get_running_loop()
+        self.dispatcher = Dispatcher(config, LeastInFlight(), self.loop)
+        self.connections: set[ClientConnection] = set()
+        self._control = Control(self.dispatcher)
+        self._prober = Prober(self.dispatcher)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._server: asyncio.Server | None = None
+
+    @property
+    def draining(self) -> bool:
+        return self.dispatcher.draining
+
+    @property
+    def port(self) -> int:
+        """The port it listens on."""
+        assert self._server is not None
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
+
+    async def start(self) -> None:
+        """Watch the engines and, once each has been probed, listen."""
+        self._tasks = [
+            self.loop.create_task(self._prober.run(), name="prober"),
+            self.loop.create_task(self._sweep(), name="sweep"),
+        ]
+        await self._prober.all_probed()
+        self._server = await self.loop.create_server(
+            lambda: ClientConnection(self),
+            self.config.router.host,
+            self.config.router.port,
+            backlog=4096,
+        )
+
+    async def stop(self) -> None:
+        """Take nothing new, let what is under way finish for `router.drain` seconds, close."""
+        self.dispatcher.draining = True
+        if self._server is not None:
+            self._server.close()
+        for connection in list(self.connections):
+            connection.close_if_idle()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.config.router.drain):
+                await self.dispatcher.idle()
+        self.dispatcher.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for connection in list(self.connections):
+            connection.close()
+
+    def handle(self, request: Request, connection: ClientConnection) -> Work | None:
+        """Answer a request, or set going what will."""
+        reply = self._control.answer(request)
+        if reply is not None:
+            headers = [
+                reply.content_type,
+                *own_headers(request.id, "answered by the router"),
+            ]
+            connection.respond(reply.status, headers, reply.body)
+            return None
+        return self.dispatcher.submit(request, connection)
+
+    async def _sweep(self) -> None:
+        """Close the connections of clients that are idle or too slow."""
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            now = self.loop.time()
+            for connection in [one for one in self.connections if one.deadline <= now]:
+                connection.expired()

@@ -1,0 +1,273 @@
+"""Connections to one engine: kept alive, pooled, one answer at a time on each."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+import httptools
+
+from stoker.router.engines.handle import Address
+from stoker.router.wire import Headers
+
+_MAX_IDLE = 512
+_MAX_HEAD_BYTES = 64 * 1024
+
+
+class UpstreamFailure(Exception):
+    """An engine gave no whole answer; says what happened, in a few words.
+
+    `sent` is false when the request cannot have reached the engine.
+    """
+
+    def __init__(self, reason: str, *, sent: bool = True, timed_out: bool = False) -> None:
+        super().__init__(reason)
+        self.sent = sent
+        self.timed_out = timed_out
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseHead:
+    """Status and fields of an engine's answer, names in lower case."""
+
+    status: int
+    headers: Headers
+
+
+class Receiver(Protocol):
+    """Whoever waits for an engine's answer. `on_end` or `on_failed` comes last, once."""
+
+    def on_head(self, head: ResponseHead) -> None: ...
+    def on_body(self, chunk: bytes) -> None: ...
+    def on_end(self) -> None: ...
+    def on_failed(self, failure: UpstreamFailure) -> None: ...
+
+
+class ConnectWaiter(Protocol):
+    """Whoever waits for a connection."""
+
+    def on_connected(self, connection: UpstreamConnection) -> None: ...
+    def on_connect_failed(self, failure: UpstreamFailure) -> None: ...
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """One connection to an engine."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._receiver: Receiver | None = None
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._head_bytes = 0
+        self._head: ResponseHead | None = None
+        self._chunks: list[bytes] = []
+        self._complete = False
+        self._in_body = False
+        self._until_close = False
+        self._keep_alive = False
+        self._answered = False
+        self.reused = False
+        """Whether an answer has already come over it: the engine may close it any time."""
+
+    def send(self, head: bytes, body: bytes, receiver: Receiver) -> None:
+        """Send one request; the answer goes to `receiver`."""
+        assert self._transport is not None
+        self._receiver = receiver
+        self._answered = False
+        if len(body) < 65536:
+            self._transport.write(head + body)
+        else:
+            self._transport.write(head)
+            self._transport.write(body)
+
+    @property
+    def answered(self) -> bool:
+        """Whether any byte of the present answer has come."""
+        return self._answered
+
+    def pause(self) -> None:
+        """Read no more for now: the client is slower than the engine."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def abort(self) -> None:
+        """Close at once; an engine takes that as a cancelled request. Nobody is told."""
+        self._receiver = None
+        if self._transport is not None:
+            self._transport.abort()
+
+    # -- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        receiver = self._receiver
+        if receiver is None:
+            self.abort()  # an engine that speaks unasked cannot be trusted with the next request
+            return
+        self._answered = True
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self._fail(f"the answer is not HTTP ({error})")
+            return
+        if self._head is not None:
+            head, self._head = self._head, None
+            receiver.on_head(head)
+        if self._chunks:
+            chunk = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+            self._chunks.clear()
+            if self._receiver is receiver:
+                receiver.on_body(chunk)
+        if self._complete and self._receiver is receiver:
+            self._finish(reusable=self._keep_alive and not self._in_body)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.pool.lost(self)
+        if self._receiver is None:
+            return
+        if exc is None and self._until_close and self._in_body:
+            self._finish(reusable=False)
+        elif self._answered:
+            self._fail("the connection closed in the middle of the answer")
+        else:
+            self._fail("the connection closed before any answer")
+
+    # -- httptools callbacks
+
+    def on_message_begin(self) -> None:
+        if self._complete:
+            self._keep_alive = False  # a second answer nobody asked for
+        self._headers = []
+        self._head_bytes = 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._head_bytes += len(name) + len(value)
+        if self._head_bytes > _MAX_HEAD_BYTES:
+            raise ValueError("the answer's header is too large")
+        self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status < 200 or self._complete:
+            return
+        self._in_body = True
+        names = {name for name, _ in self._headers}
+        self._until_close = (
+            b"content-length" not in names
+            and b"transfer-encoding" not in names
+            and status not in (204, 304)
+        )
+        self._keep_alive = self._parser.should_keep_alive() and not self._until_close
+        self._head = ResponseHead(status, self._headers)
+
+    def on_body(self, chunk: bytes) -> None:
+        if not self._complete:
+            self._chunks.append(chunk)
+
+    def on_message_complete(self) -> None:
+        if self._in_body:
+            self._in_body = False
+            self._complete = True
+
+    # -- ends
+
+    def _finish(self, *, reusable: bool) -> None:
+        receiver, self._receiver = self._receiver, None
+        self._complete = self._in_body = self._until_close = False
+        self.reused = True
+        if reusable and self._transport is not None and not self._transport.is_closing():
+            self.pool.give_back(self)
+        elif self._transport is not None:
+            self._transport.close()
+        if receiver is not None:
+            receiver.on_end()
+
+    def _fail(self, reason: str) -> None:
+        receiver, self._receiver = self._receiver, None
+        if self._transport is not None:
+            self._transport.abort()
+        if receiver is not None:
+            receiver.on_failed(UpstreamFailure(reason))
+
+
+class Pool:
+    """An engine's connections: idle ones are used again, the last used first."""
+
+    def __init__(self, address: Address, *, connect_timeout: float) -> None:
+        self._address = address
+        self._ssl = address.ssl_context()
+        self._connect_timeout = connect_timeout
+        self._idle: deque[UpstreamConnection] = deque()
+        self._connecting: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    @property
+    def idle_connections(self) -> int:
+        return len(self._idle)
+
+    def idle(self) -> UpstreamConnection | None:
+        """An open connection without work, if there is one."""
+        return self._idle.pop() if self._idle else None
+
+    def connect(self, waiter: ConnectWaiter) -> None:
+        """Open a connection and tell `waiter`."""
+        task = asyncio.get_running_loop().create_task(self._connect(waiter))
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
+    async def open(self) -> UpstreamConnection:
+        """A connection of its own. Raises `UpstreamFailure`."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._connect_timeout):
+                _, connection = await loop.create_connection(
+                    lambda: UpstreamConnection(self),
+                    self._address.host,
+                    self._address.port,
+                    ssl=self._ssl,
+                )
+        except TimeoutError:
+            raise UpstreamFailure(
+                f"no connection within {self._connect_timeout:g} s", sent=False, timed_out=True
+            ) from None
+        except OSError as error:
+            raise UpstreamFailure(
+                f"cannot connect ({error.strerror or error})", sent=False
+            ) from error
+        return connection
+
+    def give_back(self, connection: UpstreamConnection) -> None:
+        if self._closed or len(self._idle) >= _MAX_IDLE:
+            connection.abort()
+        else:
+            self._idle.append(connection)
+
+    def lost(self, connection: UpstreamConnection) -> None:
+        with contextlib.suppress(ValueError):
+            self._idle.remove(connection)
+
+    def close(self) -> None:
+        """Close what is idle; connections at work close when their answer ends."""
+        self._closed = True
+        while self._idle:
+            self._idle.pop().abort()
+        for task in self._connecting:
+            task.cancel()
+
+    async def _connect(self, waiter: ConnectWaiter) -> None:
+        try:
+            connection = await self.open()
+        except UpstreamFailure as failure:
+            waiter.on_connect_failed(failure)
+        else:
+            waiter.on_connected(connection)

@@ -1,0 +1,88 @@
+"""HTTP/1.1 as the router writes it: heads, error bodies, and which fields stay on one hop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from http import HTTPStatus
+
+import msgspec
+
+Headers = Sequence[tuple[bytes, bytes]]
+"""Field names in lower case, with their values."""
+
+JSON = (b"content-type", b"application/json")
+
+# Fields that describe one connection, not the message (RFC 9110, 7.6.1), and those that the
+# router sets itself on the next hop.
+HOP_BY_HOP = frozenset(
+    (
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"http2-settings",
+    )
+)
+# Engines answer uncompressed: the router reads token usage as the bytes pass.
+NOT_FORWARDED = HOP_BY_HOP | {b"host", b"content-length", b"expect", b"accept-encoding"}
+NOT_RETURNED = HOP_BY_HOP | {b"content-length", b"x-request-id"}
+
+_STATUS_LINES = {
+    status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode())
+    for status in HTTPStatus
+}
+
+
+def status_line(status: int) -> bytes:
+    return _STATUS_LINES.get(status) or b"HTTP/1.1 %d Status\r\n" % status
+
+
+def end_to_end(headers: Headers, dropped: frozenset[bytes]) -> list[tuple[bytes, bytes]]:
+    """The fields that pass to the next hop: not those `dropped`, nor those Connection names."""
+    kept = [field for field in headers if field[0] not in dropped]
+    for name, value in headers:
+        if name == b"connection" and value.lower() not in (b"close", b"keep-alive"):
+            named = {part.strip().lower() for part in value.split(b",")}
+            kept = [field for field in kept if field[0] not in named]
+    return kept
+
+
+def join_headers(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    return b"".join([b"%b: %b\r\n" % field for field in headers])
+
+
+def error_body(
+    message: str, *, type_: str, code: str | None = None, param: str | None = None
+) -> bytes:
+    """An error shaped as OpenAI's clients read it."""
+    return msgspec.json.encode(
+        {"error": {"message": message, "type": type_, "param": param, "code": code}}
+    )
+
+
+def own_headers(
+    request_id: bytes, reason: str, *, engine: str = "-", retry_after: float | None = None
+) -> list[tuple[bytes, bytes]]:
+    """What every response says: which request it answers, which engine did, and why that one.
+
+    `retry_after` in seconds.
+    """
+    headers = [
+        (b"x-request-id", request_id),
+        (b"x-stoker-engine", engine.encode()),
+        (b"x-stoker-reason", header_text(reason)),
+    ]
+    if retry_after is not None:
+        headers.append((b"retry-after", b"%d" % max(1, math.ceil(retry_after))))
+    return headers
+
+
+def header_text(text: str) -> bytes:
+    """`text` as a field value: one line of visible ASCII, whatever it came from."""
+    return "".join(c if " " <= c <= "~" else "?" for c in text).encode("ascii")
