@@ -193,18 +193,11 @@ def _path(entry: Mapping[str, Any], body: object) -> tuple[str | int, ...]:
     path: list[str | int] = []
     location: Sequence[str | int] = entry["loc"]
     for part in location:
-<<<<<<< HEAD
-        if isinstance(body, dict) and part in body:
-            body = body[part]
-        elif isinstance(body, list) and isinstance(part, int) and part < len(body):
-            body = body[part]
-=======
         inside = (isinstance(body, dict) and part in body) or (
             isinstance(body, list) and isinstance(part, int) and part < len(body)
         )
         if inside:
             body = body[part]  # type: ignore[index]
->>>>>>> server
         elif part != location[-1] or entry["type"] != "missing":
             continue
         path.append(part)

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-from typing import Annotated, Any, ClassVar, Literal
-=======
 from typing import Annotated, Any, ClassVar, Literal, cast
->>>>>>> server
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -17,11 +13,7 @@ DEFAULT_COMPLETION_TOKENS = 16
 """What OpenAI's completions generate when `max_tokens` is left out."""
 
 FinishReason = Literal["stop", "length", "tool_calls"]
-<<<<<<< HEAD
-Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
-=======
 Role = Literal["system", "developer", "user", "assistant", "tool"]
->>>>>>> server
 
 # Constrained output, tools and other modalities: answers would be wrong if these were ignored.
 _STRUCTURED: dict[str, tuple[Any, ...]] = {
@@ -39,18 +31,12 @@ _STRUCTURED: dict[str, tuple[Any, ...]] = {
 }
 
 
-<<<<<<< HEAD
-class TextPart(WireModel):
-    type: Literal["text"]
-    text: str
-=======
 class ContentPart(WireModel):
     """A piece of a message; which kinds a model reads, its chat template says."""
 
     type: str
     text: str | None = None
     refusal: str | None = None
->>>>>>> server
 
 
 class FunctionCall(WireModel):
@@ -68,35 +54,14 @@ class ChatMessage(WireModel):
     """One message of a conversation, as a client sends it."""
 
     role: Role
-<<<<<<< HEAD
-    content: str | list[TextPart] | None = None
-=======
     content: str | list[ContentPart] | None = None
->>>>>>> server
     name: str | None = None
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
 
-<<<<<<< HEAD
-    @model_validator(mode="after")
-    def _has_content(self) -> ChatMessage:
-        if self.content is None and self.role != "assistant":
-            raise ValueError(f"a message of role '{self.role}' needs 'content'")
-        return self
-
-    def for_template(self) -> dict[str, Any]:
-        """The dictionary that a chat template sees: text parts joined by line ends."""
-        message = self.model_dump(exclude_none=True)
-        if isinstance(self.content, list):
-            message["content"] = "\n".join(part.text for part in self.content)
-        elif self.content is None:
-            message["content"] = None if self.tool_calls else ""
-        return message
-=======
     def for_template(self) -> dict[str, Any]:
         """The message as a chat template's caller expects it."""
         return self.model_dump(exclude_none=True)
->>>>>>> server
 
 
 class ChatCompletionRequest(SamplingFields):
@@ -189,21 +154,11 @@ class CompletionRequest(SamplingFields):
 
     @property
     def prompts(self) -> list[str | list[int]]:
-<<<<<<< HEAD
-        match self.prompt:
-            case str():
-                return [self.prompt]
-            case [int(), *_]:
-                return [self.prompt]  # type: ignore[list-item]
-            case _:
-                return list(self.prompt)  # type: ignore[arg-type]
-=======
         if isinstance(self.prompt, str):
             return [self.prompt]
         if isinstance(self.prompt[0], int):
             return [self.prompt]
         return cast("list[str | list[int]]", self.prompt)
->>>>>>> server
 
 
 class PromptTokensDetails(BaseModel):

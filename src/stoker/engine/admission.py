@@ -20,18 +20,10 @@ from stoker.engine.request import Request
 from stoker.engine.sampling_params import BeamSearchParams, RequestOutputKind, SamplingParams
 from stoker.errors import ContextOverflow, InvalidRequest
 from stoker.model.tokenizer import Tokenizer
-<<<<<<< HEAD
 
 
 class Admission:
     """Checks requests against the model and the context, which the cache can always hold."""
-=======
-from stoker.runner.base import CacheConfig
-
-
-class Admission:
-    """Checks requests against the model, the context and the cache."""
->>>>>>> server
 
     def __init__(
         self,
@@ -39,22 +31,13 @@ class Admission:
         tokenizer: Tokenizer,
         vocab_size: int,
         max_model_len: int,
-<<<<<<< HEAD
-=======
-        cache: CacheConfig,
->>>>>>> server
     ) -> None:
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
         self._max_num_seqs = config.max_num_seqs
         self._max_logprobs = vocab_size if config.max_logprobs == -1 else config.max_logprobs
         self._eos_token_ids = frozenset(tokenizer.eos_token_ids)
-<<<<<<< HEAD
         self._max_model_len = max_model_len
-=======
-        self._cache = cache
-        self.max_model_len = max_model_len
->>>>>>> server
         self._random = random.SystemRandom() if config.seed is None else random.Random(config.seed)
         self._order = count()
 
@@ -116,15 +99,9 @@ class Admission:
     def _prompt(self, token_ids: Sequence[int]) -> NDArray[np.int32]:
         if len(token_ids) == 0:
             raise InvalidRequest("the prompt is empty: it needs at least one token", param="prompt")
-<<<<<<< HEAD
         if len(token_ids) >= self._max_model_len:
             raise ContextOverflow(
                 f"the prompt has {len(token_ids)} tokens, but the context of {self._max_model_len} "
-=======
-        if len(token_ids) >= self.max_model_len:
-            raise ContextOverflow(
-                f"the prompt has {len(token_ids)} tokens, but the context of {self.max_model_len} "
->>>>>>> server
                 "must hold the prompt and at least one token of the answer: shorten the prompt",
                 param="prompt",
             )
@@ -138,7 +115,6 @@ class Admission:
         return wide.astype(np.int32)
 
     def _max_tokens(self, prompt_len: int, wanted: int | None) -> int:
-<<<<<<< HEAD
         left = self._max_model_len - prompt_len
         if wanted is not None and wanted > left:
             raise ContextOverflow(
@@ -148,26 +124,6 @@ class Admission:
                 param="max_tokens",
             )
         return left if wanted is None else wanted
-=======
-        """Tokens the answer may have; its last one needs no room in the cache."""
-        room = self._cache.num_slots + 1 - prompt_len
-        if room < (wanted or 1):
-            raise InvalidRequest(
-                f"the prompt of {prompt_len} tokens and an answer of {wanted or 1} can never fit "
-                f"the cache of {self._cache.num_blocks} blocks of {self._cache.block_size} tokens: "
-                "ask for less, or start with a larger --kv-cache-memory-bytes",
-                param="prompt" if room < 1 else "max_tokens",
-            )
-        left = self.max_model_len - prompt_len
-        if wanted is not None and wanted > left:
-            raise ContextOverflow(
-                f"max_tokens is {wanted}, but after the prompt of {prompt_len} tokens the context "
-                f"of {self.max_model_len} has room for {left}: lower max_tokens or shorten the "
-                "prompt",
-                param="max_tokens",
-            )
-        return min(left, room) if wanted is None else wanted
->>>>>>> server
 
     def _check_width(self, name: str, width: int) -> None:
         if width > self._max_num_seqs:

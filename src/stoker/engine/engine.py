@@ -53,21 +53,12 @@ class Engine:
                 f"--max-model-len is {config.max_model_len}, but the model reaches "
                 f"{runner.spec.max_position} tokens and the cache holds {cache.num_slots}"
             )
-<<<<<<< HEAD
         # Any request within the context fits the cache when it has it for itself.
-=======
->>>>>>> server
         self.max_model_len = config.max_model_len or longest
         self.pool = BlockPool(cache.num_blocks, cache.block_size, kv_listener)
         self.slots = SlotTable(config.max_num_seqs, -(-self.max_model_len // cache.block_size))
         self.scheduler = Scheduler(config, self.pool, self.slots)
-<<<<<<< HEAD
         self._admission = Admission(config, tokenizer, runner.spec.vocab_size, self.max_model_len)
-=======
-        self._admission = Admission(
-            config, tokenizer, runner.spec.vocab_size, self.max_model_len, cache
-        )
->>>>>>> server
         self._processor = OutputProcessor(self.scheduler, tokenizer)
         self._requests: dict[str, Request] = {}
         self._num_steps = 0

@@ -14,11 +14,7 @@ from stoker.api.openai import (
 )
 from stoker.api.sse import ChunkWriter, json_string
 from stoker.engine.outputs import CompletionOutput, RequestOutput
-<<<<<<< HEAD
-from stoker.errors import ContextOverflow
-=======
 from stoker.errors import InvalidRequest
->>>>>>> server
 from stoker.model.tokenizer import Tokenizer
 from stoker.server.generation import (
     UsageCount,
@@ -55,36 +51,23 @@ async def create_chat_completion(http: Request) -> Response:
     if begin_answer is None:
         begin_answer = not request.continue_final_message
     text = render_messages(
-<<<<<<< HEAD
-        model,
-        request.messages,
-        add_generation_prompt=begin_answer,
-        continue_final_message=bool(request.continue_final_message),
-        extra=request.chat_template_kwargs,
-=======
         model.template,
         request.messages,
         add_generation_prompt=begin_answer,
         continue_final_message=bool(request.continue_final_message),
         variables=request.chat_template_kwargs,
->>>>>>> server
     )
     prompt = await encode(model.tokenizer, text, add_special_tokens=False)
     answer_id = new_id("chatcmpl")
     created = int(time.time())
     try:
         streams = submit(model, answer_id, [prompt], params, priority=request.priority or 0)
-<<<<<<< HEAD
-    except ContextOverflow as error:
-        raise ContextOverflow(str(error), param="messages") from None
-=======
     except InvalidRequest as error:
         if error.param == "prompt":
             error.param = "messages"
         elif error.param == "max_tokens" and request.max_completion_tokens is not None:
             error.param = "max_completion_tokens"
         raise
->>>>>>> server
     config = state.config
     if request.stream:
         encoder = ChatEncoder(

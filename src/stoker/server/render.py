@@ -7,13 +7,6 @@ from typing import Any
 
 from stoker.api.errors import bad_request
 from stoker.api.openai import ChatMessage
-<<<<<<< HEAD
-from stoker.server.state import ServedModel
-
-
-def render_messages(
-    model: ServedModel,
-=======
 from stoker.model.template import ChatTemplate
 
 # What `ChatTemplate.render` is told by other fields of the request.
@@ -22,32 +15,10 @@ _RESERVED = ("messages", "tools", "add_generation_prompt", "bos_token", "eos_tok
 
 def render_messages(
     template: ChatTemplate,
->>>>>>> server
     messages: Sequence[ChatMessage],
     *,
     add_generation_prompt: bool,
     continue_final_message: bool = False,
-<<<<<<< HEAD
-    extra: Mapping[str, Any] | None = None,
-) -> str:
-    """The messages through the model's chat template; `extra` are the template's own variables.
-
-    Raises:
-        TemplateError: the template refused the messages.
-        ApiError: 400, the model has no template.
-    """
-    if model.template is None:
-        raise bad_request(
-            "This model has no chat template. Use /v1/completions, or start the server with "
-            "--chat-template.",
-            param="messages",
-        )
-    return model.template.render(
-        [message.for_template() for message in messages],
-        add_generation_prompt=add_generation_prompt,
-        continue_final_message=continue_final_message,
-        **(extra or {}),
-=======
     variables: Mapping[str, Any] | None = None,
 ) -> str:
     """The messages through the model's chat template; `variables` are the template's own.
@@ -88,5 +59,4 @@ def _cut_after(text: str, message: ChatMessage) -> str:
         "'continue_final_message' does not work with this model: its chat template changes the "
         "last message.",
         param="continue_final_message",
->>>>>>> server
     )

@@ -22,12 +22,7 @@ class ServedModel:
 
     engine: AsyncEngine
     tokenizer: Tokenizer
-<<<<<<< HEAD
-    template: ChatTemplate | None
-    """None: the model has no chat template, so it completes but does not chat."""
-=======
     template: ChatTemplate
->>>>>>> server
     max_model_len: int
     metrics: EngineMetrics
     created: int = field(default_factory=lambda: int(time.time()))

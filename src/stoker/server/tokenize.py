@@ -30,17 +30,10 @@ async def tokenize(http: Request) -> TokenizeResponse:
         text, special = request.prompt or "", request.add_special_tokens is not False
     else:
         text = render_messages(
-<<<<<<< HEAD
-            model,
-            request.messages,
-            add_generation_prompt=request.add_generation_prompt is not False,
-            extra=request.chat_template_kwargs,
-=======
             model.template,
             request.messages,
             add_generation_prompt=request.add_generation_prompt is not False,
             variables=request.chat_template_kwargs,
->>>>>>> server
         )
         special = request.add_special_tokens is True
     tokens = await encode(model.tokenizer, text, add_special_tokens=special)

@@ -51,7 +51,6 @@ class ArchMetadata:
         """A count that may be absent or zero."""
         return self.file.metadata.integer(f"{self.architecture}.{key}", 0)
 
-<<<<<<< HEAD
     def flags(self, key: str, length: int) -> tuple[bool, ...] | None:
         """An array of `length` booleans, or None if the value is absent or is no array."""
         value = self.file.metadata.get(f"{self.architecture}.{key}")
@@ -61,8 +60,6 @@ class ArchMetadata:
             self._wrong(key, f"an array of {length} booleans", value)
         return tuple(bool(flag) for flag in value)
 
-=======
->>>>>>> server
     def has_tensor(self, name: str) -> bool:
         return name in self.file.tensors
 

@@ -32,13 +32,9 @@ KINDS = ("default", "linear", "llama3", "yarn", "longrope")
 
 def base_frequencies(dim: int, theta: float) -> Frequencies:
     """theta^(-2i / dim) for i in 0 … dim / 2 - 1."""
-<<<<<<< HEAD
     exponents: Frequencies = np.arange(0, dim, 2, dtype=np.float64) / -dim
     frequencies: Frequencies = np.power(theta, exponents)
     return frequencies
-=======
-    return theta ** -(np.arange(0, dim, 2, dtype=np.float64) / dim)
->>>>>>> server
 
 
 def llama3_frequencies(
@@ -46,11 +42,7 @@ def llama3_frequencies(
 ) -> Frequencies:
     """Wavelengths over original / low are stretched by `factor`, under original / high kept."""
     turns = original * frequencies / (2 * math.pi)
-<<<<<<< HEAD
     smooth: Frequencies = np.clip((turns - low) / (high - low), 0, 1)
-=======
-    smooth = np.clip((turns - low) / (high - low), 0, 1)
->>>>>>> server
     return frequencies * ((1 - smooth) / factor + smooth)
 
 
@@ -75,11 +67,7 @@ def yarn_frequencies(
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, dim - 1)
     width = high - low if high != low else 0.001
-<<<<<<< HEAD
     ramp: Frequencies = np.clip((np.arange(dim // 2) - low) / width, 0, 1)
-=======
-    ramp = np.clip((np.arange(dim // 2) - low) / width, 0, 1)
->>>>>>> server
     return frequencies * ((1 - ramp) + ramp / factor)
 
 
