@@ -25,7 +25,7 @@ from stoker.server.generation import (
     submit,
     wire_reason,
 )
-from stoker.server.logprobs import chat_logprobs
+from stoker.server.logprobs import chat_logprobs, prompt_logprobs
 from stoker.server.openapi import describe
 from stoker.server.params import sampling_params
 from stoker.server.parse import parse_body
@@ -96,6 +96,7 @@ async def create_chat_completion(http: Request) -> Response:
             _choice(choice, request.num_logprobs, model.tokenizer) for choice in output.outputs
         ],
         usage=usage.usage(),
+        prompt_logprobs=prompt_logprobs(output.prompt_logprobs),
     )
     return Response(answer.model_dump_json(), media_type="application/json")
 

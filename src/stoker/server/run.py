@@ -43,6 +43,7 @@ def serve(
         app,
         http="httptools",
         ws="none",
+        lifespan="on",
         log_config=None,
         log_level="critical",
         access_log=False,
