@@ -10,6 +10,7 @@ from stoker.api.openai import (
     AnswerMessage,
     ChatChoice,
     ChatCompletion,
+    ChatCompletionChunk,
     ChatCompletionRequest,
 )
 from stoker.api.sse import ChunkWriter, json_string
@@ -38,7 +39,7 @@ router = APIRouter(tags=["chat"])
 
 @router.post(
     "/v1/chat/completions",
-    **describe(ChatCompletionRequest, ChatCompletion, streams=True),
+    **describe(ChatCompletionRequest, ChatCompletion, chunk=ChatCompletionChunk),
 )
 async def create_chat_completion(http: Request) -> Response:
     """Answer a conversation, whole or as a stream of server-sent events."""

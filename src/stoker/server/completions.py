@@ -31,7 +31,7 @@ from stoker.server.stream import EventStream
 router = APIRouter(tags=["completions"])
 
 
-@router.post("/v1/completions", **describe(CompletionRequest, Completion, streams=True))
+@router.post("/v1/completions", **describe(CompletionRequest, Completion, chunk=Completion))
 async def create_completion(http: Request) -> Response:
     """Continue one or more prompts, whole or as a stream of server-sent events."""
     state = state_of(http)
