@@ -11,6 +11,7 @@ import sys
 import typer
 
 from stoker.cli import models, plan
+from stoker.cli.serve import serve
 from stoker.errors import StokerError
 
 app = typer.Typer(
@@ -19,6 +20,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command("serve")(serve)
 app.command("pull")(models.pull)
 app.command("list")(models.list_models)
 app.command("show")(models.show)
