@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 
 from stoker.errors import InvalidRequest
+from stoker.router.admission import DrainRate, FairQueue
 from stoker.router.config import Config
 from stoker.router.engines.handle import EngineHandle
 from stoker.router.exchange import Exchange, Responder
@@ -29,9 +31,14 @@ class Dispatcher:
         self.loop = loop
         self.budget = RetryBudget(config.retries.budget)
         self.backoff = Backoff(config.retries)
+        for engine in self.fleet.engines.values():
+            engine.down_since = loop.time()
         self.active: set[Exchange] = set()
         self.draining = False
         self._pools: dict[EngineHandle, Pool] = {}
+        self._queues: dict[str | None, FairQueue[Exchange]] = {}
+        """Those who wait, by model; a model for which nobody waits has no entry."""
+        self._drain_rate = DrainRate(loop.time())
         self._doubted: set[EngineHandle] = set()
         self._doubts = asyncio.Event()
         self._idle = asyncio.Event()
@@ -75,7 +82,10 @@ class Dispatcher:
         exchange = Exchange(self, request, features, responder)
         self.active.add(exchange)
         self.budget.pay_in()
-        self.place(exchange)
+        if self._queues and features.model in self._queues:
+            self._queue(exchange)  # behind those who came before
+        else:
+            self.place(exchange)
         return exchange
 
     @staticmethod
@@ -109,33 +119,107 @@ class Dispatcher:
         return ", ".join(names) if names else "no model at present"
 
     def place(self, exchange: Exchange) -> None:
-        """Choose an engine for an exchange and send it there."""
-        engines = self.candidates(exchange)
-        if not engines:
-            model = exchange.features.model
-            exchange.refuse(
-                503,
-                f"no engine that serves {model!r} is available"
-                if model is not None
-                else "no engine is available",
-                code="no_engine_available",
-                retry_after=self.config.health.interval,
-            )
-            return
+        """Choose an engine for an exchange and send it there, or let it wait for one."""
+        engines = self._choices(exchange)
+        if engines:
+            self._send(exchange, engines)
+        else:
+            self._queue(exchange)
+
+    def _send(self, exchange: Exchange, engines: Sequence[EngineHandle]) -> None:
         decision = self.policy.choose(exchange.features, engines)
         self.policy.placed(exchange.features, decision.engine)
         exchange.send_to(decision.engine, decision.reason)
 
-    def candidates(self, exchange: Exchange) -> list[EngineHandle]:
-        """The engines to choose from now: of those usable, the ones that have not failed this
-        request; of those, the ones that nothing speaks against. A doubtful engine is better
-        than none."""
+    def _choices(self, exchange: Exchange) -> list[EngineHandle]:
+        """The engines to choose from now.
+
+        Of those usable, the ones that have not failed this request; of those, the ones that
+        nothing speaks against (a doubtful engine is better than none); of those, the ones with
+        room.
+        """
         now = self.loop.time()
-        usable = [engine for engine in self._serving(exchange.features) if engine.usable(now)]
+        engines = [engine for engine in self._serving(exchange.features) if engine.usable(now)]
         failed_on = exchange.failed_on
-        fresh = [engine for engine in usable if engine not in failed_on] if failed_on else usable
-        fresh = fresh or usable
-        return [engine for engine in fresh if engine.trusted(now)] or fresh
+        if failed_on:
+            engines = [engine for engine in engines if engine not in failed_on] or engines
+        engines = [engine for engine in engines if engine.trusted(now)] or engines
+        return [engine for engine in engines if engine.in_flight < engine.capacity]
+
+    # -- waiting
+
+    def _queue(self, exchange: Exchange) -> None:
+        """Let an exchange wait for an engine, if it is worth it and there is room."""
+        features = exchange.features
+        limits = self.config.admission
+        now = self.loop.time()
+        engines = self._serving(features)
+        up = [engine for engine in engines if engine.health.healthy]
+        back_by = max((engine.down_since for engine in engines), default=now) + limits.max_wait
+        queue = self._queues.get(features.model)
+        if not up and now >= back_by:
+            self._no_engine(exchange)
+        elif self.waiting >= limits.max_queue:
+            exchange.refuse(
+                429,
+                f"all engines are busy and {self.waiting} requests wait already",
+                code="queue_full",
+                retry_after=self._drain_rate.seconds_for(self.waiting),
+            )
+        else:
+            if queue is None:
+                queue = self._queues[features.model] = FairQueue()
+            queue.push(exchange, features.urgency, features.caller)
+            exchange.wait(now + limits.max_wait if up else back_by)
+            self._serve_queue(features.model)
+
+    @property
+    def waiting(self) -> int:
+        """How many exchanges wait for an engine."""
+        return sum(len(queue) for queue in self._queues.values()) if self._queues else 0
+
+    def waited_too_long(self, exchange: Exchange) -> None:
+        """`admission.max_wait` has passed."""
+        if any(engine.health.healthy for engine in self._serving(exchange.features)):
+            exchange.refuse(
+                429,
+                f"no engine had room within {self.config.admission.max_wait:g} s",
+                code="queue_timeout",
+                retry_after=self._drain_rate.seconds_for(self.waiting),
+            )
+        else:
+            self._no_engine(exchange)
+
+    def _no_engine(self, exchange: Exchange) -> None:
+        model = exchange.features.model
+        serving = f" that serves {model!r}" if model is not None else ""
+        exchange.refuse(
+            503,
+            f"no engine{serving} is available",
+            code="no_engine_available",
+            retry_after=self.config.health.interval,
+        )
+
+    def _serve_queue(self, model: str | None) -> None:
+        """Send on those who wait for a model, as long as there is room."""
+        queue = self._queues.get(model)
+        while queue:
+            exchange = queue.first()
+            assert exchange is not None
+            engines = self._choices(exchange)
+            if not engines:
+                return
+            queue.pop()
+            self._forget_if_empty(model)
+            self._send(exchange, engines)
+
+    def _serve_queues(self) -> None:
+        for model in list(self._queues):
+            self._serve_queue(model)
+
+    def _forget_if_empty(self, model: str | None) -> None:
+        if model in self._queues and not self._queues[model]:
+            del self._queues[model]
 
     def has_other(self, exchange: Exchange) -> bool:
         """Whether an engine other than the present one could take the exchange."""
@@ -176,14 +260,28 @@ class Dispatcher:
     def engine_up(self, engine: EngineHandle) -> None:
         """The engine was found healthy, for the first time or again."""
         self.policy.forget(engine)
+        self._serve_queues()
 
     def engine_down(self, engine: EngineHandle) -> None:
         """The engine was found unhealthy: move what has not begun to answer."""
+        engine.down_since = self.loop.time()
         for exchange in [one for one in self.active if one.engine is engine]:
             exchange.engine_down()
 
+    def left_engine(self, exchange: Exchange) -> None:
+        """The exchange gave its place on an engine back."""
+        self._drain_rate.finished()
+        if self._queues:
+            self._serve_queues()
+
     def finished(self, exchange: Exchange) -> None:
+        """The exchange is over, whatever way."""
         self.active.discard(exchange)
+        if self._queues:
+            queue = self._queues.get(exchange.features.model)
+            if queue is not None and exchange in queue:
+                queue.remove(exchange)
+                self._forget_if_empty(exchange.features.model)
         if self.draining and not self.active:
             self._idle.set()
 
@@ -198,6 +296,8 @@ class Dispatcher:
         now = self.loop.time()
         for exchange in [one for one in self.active if one.deadline <= now]:
             exchange.expired()
+        self._drain_rate.update(now)
+        self._serve_queues()
         self._timer = self.loop.call_later(_TICK_S, self._tick)
 
     def close(self) -> None:

@@ -329,10 +329,16 @@ class Exchange:
             self._drop_connection()
             self._attempt_failed(UpstreamFailure("it became unhealthy"))
 
+    def wait(self, until: float) -> None:
+        """There is no engine for it now: it stands in the queue, until then at the latest."""
+        self.deadline = until
+
     def expired(self) -> None:
         """`deadline` has passed."""
         self._drop_connection()
-        if self._paused:
+        if self.state is State.WAITING:
+            self._dispatcher.waited_too_long(self)
+        elif self._paused:
             self._done()
             self.responder.broken("the answer was not read in time", event_stream=False)
         elif self.state is State.SENT:
@@ -358,6 +364,7 @@ class Exchange:
         if self._lease is not None:
             self._lease.give_back()
             self._lease = None
+            self._dispatcher.left_engine(self)
 
     def _drop_connection(self) -> None:
         if self._connection is not None:

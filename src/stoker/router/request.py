@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from enum import IntEnum
 
 import msgspec
 
@@ -16,6 +17,17 @@ DEFAULT_MAX_TOKENS = 256
 """What a request without `max_tokens` is taken to generate, for weighing."""
 
 _MULTIPART_MODEL = re.compile(rb'name="model"\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]{1,512})\r\n')
+
+
+class Urgency(IntEnum):
+    """Who goes first when requests wait, most urgent first."""
+
+    HIGH = 0
+    NORMAL = 1
+    LOW = 2
+
+
+_URGENCY = {b"high": Urgency.HIGH, b"normal": Urgency.NORMAL, b"low": Urgency.LOW}
 
 
 class Request:
@@ -84,6 +96,9 @@ class Features:
     stream: bool = False
     user: str | None = None
     session: str | None = None
+    caller: str = ""
+    """Whose request it is, for fairness: its API key, or the `user` it names."""
+    urgency: Urgency = Urgency.NORMAL
     max_tokens: int | None = None
     preamble: bytes = b""
     """What precedes the conversation in the prompt: system text and tools, as JSON."""
@@ -106,10 +121,21 @@ class Features:
 def read_features(request: Request) -> Features:
     """Read what routing needs. Raises `InvalidRequest` when the body is not a JSON object."""
     features = Features(path=request.path)
-    session = request.fields.get(b"x-session-id")
+    fields = request.fields
+    session = fields.get(b"x-session-id")
     if session is not None:
         features.session = session.decode("latin-1")
-    content_type = request.fields.get(b"content-type", b"")
+    features.caller = fields.get(b"authorization", b"").decode("latin-1")
+    urgency = fields.get(b"x-stoker-urgency")
+    if urgency is not None:
+        if urgency not in _URGENCY:
+            raise InvalidRequest(
+                "the header x-stoker-urgency must be high, normal or low, not "
+                f"{urgency.decode('latin-1')!r}",
+                param="x-stoker-urgency",
+            )
+        features.urgency = _URGENCY[urgency]
+    content_type = fields.get(b"content-type", b"")
     if content_type.startswith(b"multipart/"):
         named = _MULTIPART_MODEL.search(request.body)
         if named:
@@ -131,6 +157,7 @@ def read_features(request: Request) -> Features:
     features.model = features.asked_model = body.model
     features.stream = bool(body.stream)
     features.user = body.user
+    features.caller = features.caller or body.user or ""
     features.max_tokens = _first(
         body.max_tokens, body.max_completion_tokens, body.max_output_tokens
     )

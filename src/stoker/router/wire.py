@@ -85,4 +85,6 @@ def own_headers(
 
 def header_text(text: str) -> bytes:
     """`text` as a field value: one line of visible ASCII, whatever it came from."""
-    return "".join(c if " " <= c <= "~" else "?" for c in text).encode("ascii")
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else "?" for c in text)
+    return text.encode("ascii", "replace")

@@ -65,6 +65,7 @@ class EngineHandle:
         "breaker",
         "capacity",
         "declared_models",
+        "down_since",
         "draining",
         "health",
         "hold_until",
@@ -99,6 +100,8 @@ class EngineHandle:
         self.in_flight = 0
         self.tokens_in_flight = 0
         self.hold_until = float("-inf")
+        self.down_since = float("-inf")
+        """When it was last found unhealthy; meaningless while it is healthy."""
         self.suspect_until = float("-inf")
         """A connection failed a moment ago: until then, others are chosen first."""
         self._connect_failures = 0
