@@ -351,7 +351,7 @@ class Fleet:
         for engine in self.engines:
             await engine.start()
         settings = {
-            "router": {"port": 0, "drain": 2},
+            "router": {"port": 0, "drain": 2, "policy": "least_in_flight"},
             "health": {"interval": 0.25, "timeout": 0.5},
             "retries": {"backoff": 0.005},
             **self.settings,

@@ -27,6 +27,17 @@ from pydantic import (
 from stoker.errors import ConfigError
 
 EngineKind = Literal["native", "vllm", "llama_cpp", "openai"]
+Ability = Literal["tools", "vision", "audio", "schema"]
+PolicyName = Literal[
+    "auto",
+    "round_robin",
+    "least_in_flight",
+    "least_work",
+    "power_of_two",
+    "session",
+    "prefix",
+    "cost",
+]
 
 # How many requests an engine of a kind works on at once, when the file does not say.
 DEFAULT_MAX_IN_FLIGHT: Mapping[EngineKind, int] = {
@@ -93,8 +104,32 @@ class RouterSection(_Section):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    policy: PolicyName = "auto"
     body_limit: ByteSize = ByteSize(32 * 1024 * 1024)
     drain: Seconds = 30.0
+
+
+class Speed(_Section):
+    """Tokens per second of the whole engine, many requests together."""
+
+    decode: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    prefill: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+
+class Price(_Section):
+    """What an engine costs, in one currency for the whole file: by the token or by the hour."""
+
+    input_per_million: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    output_per_million: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    per_hour: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+
+    def of(self, prompt_tokens: int, output_tokens: int, seconds: float) -> float:
+        """The price of so much work; `seconds` of the whole engine's time."""
+        return (
+            prompt_tokens * self.input_per_million / 1e6
+            + output_tokens * self.output_per_million / 1e6
+            + seconds * self.per_hour / 3600
+        )
 
 
 class EngineConfig(_Section):
@@ -106,6 +141,10 @@ class EngineConfig(_Section):
     api_key: Annotated[str, Field(pattern=r"^[\x21-\x7e]+$")] | None = None
     models: dict[str, str] = {}
     max_in_flight: Annotated[int, Field(ge=1)] | None = None
+    gpu: bool | None = None
+    speed: Speed | None = None
+    price: Price | None = None
+    abilities: frozenset[Ability] | None = None
 
     @field_validator("url")
     @classmethod
@@ -129,6 +168,11 @@ class EngineConfig(_Section):
         if isinstance(models, list):
             return {name: name for name in models}
         return models
+
+    @property
+    def runs_on_gpu(self) -> bool:
+        """As declared; vLLM and remote services are taken to, the others not to."""
+        return self.kind in ("vllm", "openai") if self.gpu is None else self.gpu
 
     @property
     def capacity(self) -> int:

@@ -69,6 +69,7 @@ class Dispatcher:
         try:
             features = read_features(request)
             features.model = self._model_for(features)
+            self._check_backend(features)
         except InvalidRequest as error:
             status = 404 if error.code == "model_not_found" else 400
             body = error_body(
@@ -113,6 +114,18 @@ class Dispatcher:
                 code="model_not_found",
             )
         return model
+
+    def _check_backend(self, features: Features) -> None:
+        if features.backend is None or self._serving(features):
+            return
+        features.backend, asked = None, features.backend
+        engines = self._serving(features)
+        known = sorted({engine.kind for engine in engines} | {engine.name for engine in engines})
+        raise InvalidRequest(
+            f"no engine of this model is a {asked!r}: the header x-stoker-backend may be auto, "
+            f"{', '.join(known)}",
+            param="x-stoker-backend",
+        )
 
     def _model_list(self) -> str:
         names = sorted({*self.fleet.models, *self.fleet.aliases})
@@ -231,10 +244,16 @@ class Dispatcher:
             for engine in self._serving(exchange.features)
         )
 
-    def _serving(self, features: Features) -> tuple[EngineHandle, ...]:
+    def _serving(self, features: Features) -> Sequence[EngineHandle]:
+        """The engines that may answer, whatever their state."""
         if features.model is None:
-            return tuple(self.fleet.engines.values())
-        return self.fleet.serving(features.model)
+            engines: Sequence[EngineHandle] = tuple(self.fleet.engines.values())
+        else:
+            engines = self.fleet.serving(features.model)
+        if features.backend is not None:
+            backend = features.backend
+            return [engine for engine in engines if backend in (engine.kind, engine.name)]
+        return engines
 
     # -- what exchanges tell
 

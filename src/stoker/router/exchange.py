@@ -133,7 +133,8 @@ class Exchange:
         """Send the request to the engine chosen."""
         self.engine = engine
         self.reason = reason
-        self._lease = engine.take(self.features.tokens)
+        features, now = self.features, self._dispatcher.loop.time()
+        self._lease = engine.take(features.prompt_tokens, features.output_tokens, now)
         connection = self._dispatcher.pool(engine).idle()
         if connection is None:
             self._connect(engine)
@@ -207,6 +208,8 @@ class Exchange:
     def _start_streaming(self) -> None:
         head = self._head
         assert head is not None
+        if self._lease is not None:
+            self._lease.prefilled()
         self.state = State.STREAMING
         self.responder.start(head.status, self._answer_headers(head), content_length(head.headers))
         held = b"".join(self._held)
@@ -362,7 +365,7 @@ class Exchange:
 
     def _leave_engine(self) -> None:
         if self._lease is not None:
-            self._lease.give_back()
+            self._lease.give_back(self._dispatcher.loop.time())
             self._lease = None
             self._dispatcher.left_engine(self)
 

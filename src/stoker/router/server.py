@@ -9,7 +9,7 @@ from stoker.router.config import Config
 from stoker.router.control import Control
 from stoker.router.dispatcher import Dispatcher
 from stoker.router.downstream import ClientConnection, Work
-from stoker.router.policies.least_in_flight import LeastInFlight
+from stoker.router.policies import POLICIES
 from stoker.router.prober import Prober
 from stoker.router.request import Request
 from stoker.router.wire import own_headers
@@ -23,7 +23,7 @@ class RouterServer:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.loop = asyncio.get_running_loop()
-        self.dispatcher = Dispatcher(config, LeastInFlight(), self.loop)
+        self.dispatcher = Dispatcher(config, POLICIES[config.router.policy](), self.loop)
         self.connections: set[ClientConnection] = set()
         self._control = Control(self.dispatcher)
         self._prober = Prober(self.dispatcher)
