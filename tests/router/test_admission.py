@@ -138,7 +138,7 @@ async def test_a_full_queue_is_a_429_with_retry_after() -> None:
         await until(lambda: fleet.server.dispatcher.waiting == 1)
         response = await fleet.post()
         assert response.status_code == 429
-        assert response.json()["error"]["code"] == "queue_full"
+        assert response.json()["error"]["message"] == "All engines are busy and 1 requests wait."
         assert 1 <= int(response.headers["retry-after"]) <= 120
         for task in waiting:
             task.cancel()
@@ -154,7 +154,7 @@ async def test_waiting_has_an_end_and_is_never_sent_after_it() -> None:
         await until(lambda: engine.in_flight == 1)
         late = await fleet.post()
         assert late.status_code == 429
-        assert late.json()["error"]["code"] == "queue_timeout"
+        assert late.json()["error"]["message"] == "No engine had room within 0.15 s."
         gate.set()
         assert (await first).status_code == 200
     assert len(engine.seen) == 1

@@ -167,7 +167,7 @@ async def test_a_stream_that_breaks_off_ends_with_a_clear_error(fault: Behaviour
             model="m", messages=[{"role": "user", "content": "hi"}], stream=True
         )
         assert (await anext(stream)).choices[0].delta.content == "begun"
-        with pytest.raises(openai.APIError, match="engine one stopped in the middle of its answer"):
+        with pytest.raises(openai.APIError, match="Engine one stopped in the middle of its answer"):
             await anext(stream)
         assert len(engine.seen) == 1
         await fleet.settled()
@@ -182,8 +182,8 @@ async def test_no_first_byte_in_time_is_a_504() -> None:
         response = await fleet.post()
         assert response.status_code == 504
         assert response.json()["error"] == {
-            "message": "no answer in 2 attempts; engine one: no answer in time",
-            "type": "server_error",
+            "message": "No answer in 2 attempts; engine one: no answer in time.",
+            "type": "timeout_error",
             "param": None,
             "code": "engine_timeout",
         }

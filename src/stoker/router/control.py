@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from stoker.api.errors import ApiError, method_not_allowed, model_not_found
 from stoker.router.dispatcher import Dispatcher
 from stoker.router.request import Request
-from stoker.router.wire import JSON, error_body
+from stoker.router.wire import JSON
 
 
 class Reply(NamedTuple):
@@ -36,7 +37,7 @@ class Control:
         if route is None and not path.startswith(b"/v1/models/"):
             return None
         if request.method not in (b"GET", b"HEAD"):
-            return _error(405, f"{path.decode('ascii', 'replace')} answers GET only", "bad_method")
+            return _error(method_not_allowed(request.method.decode(), request.path, "GET, HEAD"))
         if route is not None:
             return route()
         return self._model(path.removeprefix(b"/v1/models/").decode("utf-8", "replace"))
@@ -72,13 +73,13 @@ class Control:
 
     def _models(self) -> Reply:
         fleet = self._dispatcher.fleet
-        cards = [self._card(name) for name in sorted({*fleet.models, *fleet.aliases})]
+        cards = [self._card(name) for name in fleet.names()]
         return Reply(200, msgspec.json.encode({"object": "list", "data": cards}))
 
     def _model(self, name: str) -> Reply:
         fleet = self._dispatcher.fleet
         if name not in fleet.models and name not in fleet.aliases:
-            return _error(404, f"the model {name!r} does not exist", "model_not_found")
+            return _error(model_not_found(name, fleet.names()))
         return Reply(200, msgspec.json.encode(self._card(name)))
 
     def _card(self, name: str) -> dict[str, Any]:
@@ -98,5 +99,5 @@ class Control:
         }
 
 
-def _error(status: int, message: str, code: str) -> Reply:
-    return Reply(status, error_body(message, type_="invalid_request_error", code=code))
+def _error(error: ApiError) -> Reply:
+    return Reply(error.status, error.body())

@@ -6,7 +6,8 @@ import asyncio
 import time
 from collections.abc import Sequence
 
-from stoker.errors import InvalidRequest
+from stoker.api.errors import bad_request, from_exception, model_not_found, unavailable
+from stoker.errors import EngineOverloaded, StokerError
 from stoker.router.admission import DrainRate, FairQueue
 from stoker.router.config import Config
 from stoker.router.engines.handle import EngineHandle
@@ -16,7 +17,7 @@ from stoker.router.policies.base import Policy
 from stoker.router.request import Features, Request, read_features
 from stoker.router.retries import Backoff, RetryBudget
 from stoker.router.upstream import Pool
-from stoker.router.wire import JSON, error_body, own_headers
+from stoker.router.wire import error_headers, own_headers
 
 _TICK_S = 0.1
 
@@ -53,32 +54,16 @@ class Dispatcher:
 
     def submit(self, request: Request, responder: Responder) -> Exchange | None:
         """Take a request; its answer goes to `responder`. None if it was refused at once."""
-        if self.draining:
-            self._refuse(
-                responder,
-                request,
-                503,
-                error_body(
-                    "this router is shutting down; send the request to another",
-                    type_="server_error",
-                    code="draining",
-                ),
-                "draining",
-            )
-            return None
         try:
+            if self.draining:
+                raise unavailable("This router is shutting down.", code="draining")
             features = read_features(request)
             features.model = self._model_for(features)
             self._check_backend(features)
-        except InvalidRequest as error:
-            status = 404 if error.code == "model_not_found" else 400
-            body = error_body(
-                str(error),
-                type_="invalid_request_error",
-                code=error.code,
-                param=error.param,
-            )
-            self._refuse(responder, request, status, body, "invalid request")
+        except StokerError as refused:
+            error = from_exception(refused)
+            headers = error_headers(error) + own_headers(request.id, "refused")
+            responder.respond(error.status, headers, error.body())
             return None
         exchange = Exchange(self, request, features, responder)
         self.active.add(exchange)
@@ -89,30 +74,18 @@ class Dispatcher:
             self.place(exchange)
         return exchange
 
-    @staticmethod
-    def _refuse(
-        responder: Responder, request: Request, status: int, body: bytes, reason: str
-    ) -> None:
-        retry_after = 1.0 if status == 503 else None
-        headers = own_headers(request.id, reason, retry_after=retry_after)
-        responder.respond(status, [JSON, *headers], body)
-
     def _model_for(self, features: Features) -> str | None:
         asked = features.model
         model = self.fleet.resolve(asked)
         if model is None:
             if not features.is_json:
                 return None  # nothing names a model, so any engine may answer
-            raise InvalidRequest(
-                f"`model` is required: this router serves {self._model_list()}", param="model"
+            raise bad_request(
+                f"`model` is required. Served here: {', '.join(self.fleet.names())}.",
+                param="model",
             )
         if not self.fleet.serving(model):
-            raise InvalidRequest(
-                f"the model {asked or model!r} does not exist: this router serves "
-                f"{self._model_list()}",
-                param="model",
-                code="model_not_found",
-            )
+            raise model_not_found(asked or model, self.fleet.names())
         return model
 
     def _check_backend(self, features: Features) -> None:
@@ -121,15 +94,11 @@ class Dispatcher:
         features.backend, asked = None, features.backend
         engines = self._serving(features)
         known = sorted({engine.kind for engine in engines} | {engine.name for engine in engines})
-        raise InvalidRequest(
-            f"no engine of this model is a {asked!r}: the header x-stoker-backend may be auto, "
-            f"{', '.join(known)}",
+        raise bad_request(
+            f"No engine of this model is a {asked!r}: the header x-stoker-backend may be auto, "
+            f"{', '.join(known)}.",
             param="x-stoker-backend",
         )
-
-    def _model_list(self) -> str:
-        names = sorted({*self.fleet.models, *self.fleet.aliases})
-        return ", ".join(names) if names else "no model at present"
 
     def place(self, exchange: Exchange) -> None:
         """Choose an engine for an exchange and send it there, or let it wait for one."""
@@ -173,12 +142,7 @@ class Dispatcher:
         if not up and now >= back_by:
             self._no_engine(exchange)
         elif self.waiting >= limits.max_queue:
-            exchange.refuse(
-                429,
-                f"all engines are busy and {self.waiting} requests wait already",
-                code="queue_full",
-                retry_after=self._drain_rate.seconds_for(self.waiting),
-            )
+            self._overloaded(exchange, f"All engines are busy and {self.waiting} requests wait.")
         else:
             if queue is None:
                 queue = self._queues[features.model] = FairQueue()
@@ -194,24 +158,21 @@ class Dispatcher:
     def waited_too_long(self, exchange: Exchange) -> None:
         """`admission.max_wait` has passed."""
         if any(engine.health.healthy for engine in self._serving(exchange.features)):
-            exchange.refuse(
-                429,
-                f"no engine had room within {self.config.admission.max_wait:g} s",
-                code="queue_timeout",
-                retry_after=self._drain_rate.seconds_for(self.waiting),
-            )
+            limit = self.config.admission.max_wait
+            self._overloaded(exchange, f"No engine had room within {limit:g} s.")
         else:
             self._no_engine(exchange)
+
+    def _overloaded(self, exchange: Exchange, message: str) -> None:
+        wait = self._drain_rate.seconds_for(self.waiting)
+        exchange.refuse(from_exception(EngineOverloaded(message, retry_after=wait)))
 
     def _no_engine(self, exchange: Exchange) -> None:
         model = exchange.features.model
         serving = f" that serves {model!r}" if model is not None else ""
-        exchange.refuse(
-            503,
-            f"no engine{serving} is available",
-            code="no_engine_available",
-            retry_after=self.config.health.interval,
-        )
+        wait = self.config.health.interval
+        message = f"No engine{serving} is available."
+        exchange.refuse(unavailable(message, code="no_engine_available", retry_after=wait))
 
     def _serve_queue(self, model: str | None) -> None:
         """Send on those who wait for a model, as long as there is room."""

@@ -16,6 +16,7 @@ import asyncio
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
+from stoker.api.errors import ApiError, unavailable
 from stoker.router.engines.handle import EngineHandle, Lease
 from stoker.router.forwarding import (
     client_fields,
@@ -28,7 +29,7 @@ from stoker.router.forwarding import (
 from stoker.router.request import Features, Request
 from stoker.router.retries import retry_after_seconds
 from stoker.router.upstream import ResponseHead, UpstreamConnection, UpstreamFailure
-from stoker.router.wire import JSON, Headers, error_body, own_headers
+from stoker.router.wire import Headers, error_headers, own_headers
 
 if TYPE_CHECKING:
     from stoker.router.dispatcher import Dispatcher
@@ -247,7 +248,7 @@ class Exchange:
 
     def _stoker_headers(self) -> list[tuple[bytes, bytes]]:
         name = self.engine.name if self.engine is not None else "-"
-        return own_headers(self.request.id, self.reason, engine=name)
+        return own_headers(self.request.id, self.reason, name)
 
     # -- when an attempt fails
 
@@ -262,7 +263,7 @@ class Exchange:
         if self.state is State.STREAMING:
             self._done()
             self.responder.broken(
-                f"engine {engine.name} stopped in the middle of its answer: {failure}",
+                f"Engine {engine.name} stopped in the middle of its answer: {failure}.",
                 event_stream=self._is_stream,
             )
         elif self._may_repeat() if failure.sent else self._may_reconnect(now):
@@ -299,26 +300,24 @@ class Exchange:
         self._timer = dispatcher.loop.call_later(delay, dispatcher.place, self)
 
     def _give_up(self, engine: EngineHandle, failure: UpstreamFailure) -> None:
-        if failure.timed_out:
-            status, code = 504, "engine_timeout"
-        elif failure.sent:
-            status, code = 502, "engine_failed"
-        else:
-            status, code = 503, "engine_unreachable"
         tried = f" in {self._attempts} attempts" if self._attempts > 1 else ""
-        self.refuse(status, f"no answer{tried}; engine {engine.name}: {failure}", code=code)
+        message = f"No answer{tried}; engine {engine.name}: {failure}."
+        if failure.timed_out:
+            error = ApiError(504, message, kind="timeout_error", code="engine_timeout")
+        elif failure.sent:
+            error = ApiError(502, message, kind="server_error", code="engine_failed")
+        else:
+            wait = self._dispatcher.config.health.interval
+            error = unavailable(message, code="engine_unreachable", retry_after=wait)
+        self.refuse(error)
 
     # -- ends
 
-    def refuse(
-        self, status: int, message: str, *, code: str, retry_after: float | None = None
-    ) -> None:
+    def refuse(self, error: ApiError) -> None:
         """Answer with an error of the router's own."""
-        name = self.engine.name if self.engine is not None else "-"
-        headers = own_headers(self.request.id, self.reason, engine=name, retry_after=retry_after)
+        headers = error_headers(error) + self._stoker_headers()
         self._done()
-        body = error_body(message, type_="server_error", code=code)
-        self.responder.respond(status, [JSON, *headers], body)
+        self.responder.respond(error.status, headers, error.body())
 
     def cancel(self) -> None:
         """The client left: stop the engine's work for it."""
