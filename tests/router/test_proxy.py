@@ -310,3 +310,30 @@ async def test_draining_finishes_what_is_under_way(fleet: Fleet) -> None:
     await until(lambda: bool(fleet.server.dispatcher.active))
     await fleet.server.stop()
     assert (await asked).endswith("here")
+
+
+async def test_a_model_no_engine_has_told_of_yet_is_a_503() -> None:
+    known, silent = FakeEngine("known"), FakeEngine("silent", models=("later",))
+    silent.healthy = False
+    async with Fleet(known, silent) as fleet:
+        early = await fleet.post(CHAT | {"model": "later"})
+        assert early.status_code == 503
+        assert early.json()["error"]["code"] == "model_not_known_yet"
+        silent.healthy = True
+        await until(lambda: fleet.handle("silent").health.healthy)
+        assert (await fleet.post(CHAT | {"model": "later"})).status_code == 200
+
+
+async def test_a_backend_can_be_asked_for_by_kind_or_name() -> None:
+    engines = FakeEngine("a", kind="vllm"), FakeEngine("b", kind="llama_cpp")
+    async with Fleet(*engines) as fleet:
+        for backend, expected in (("vllm", "a"), ("llama_cpp", "b"), ("b", "b")):
+            for _ in range(3):
+                response = await fleet.post(**{"x-stoker-backend": backend})
+                assert response.headers["x-stoker-engine"] == expected
+        wrong = await fleet.post(**{"x-stoker-backend": "native"})
+    assert wrong.status_code == 400
+    assert wrong.json()["error"]["message"] == (
+        "No engine of this model is a 'native': the header x-stoker-backend may be auto, "
+        "a, b, llama_cpp, vllm."
+    )

@@ -191,7 +191,14 @@ class Config(_Section):
     admission: Admission = Admission()
     default_model: str | None = None
     aliases: dict[str, str] = {}
-    engines: Annotated[tuple[EngineConfig, ...], Field(min_length=1)]
+    engines: tuple[EngineConfig, ...]
+
+    @field_validator("engines")
+    @classmethod
+    def _at_least_one(cls, engines: tuple[EngineConfig, ...]) -> tuple[EngineConfig, ...]:
+        if not engines:
+            raise ValueError("at least one engine is needed")
+        return engines
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:
@@ -209,20 +216,30 @@ class Config(_Section):
         return self
 
 
-def load_config(path: Path, environment: Mapping[str, str] | None = None) -> Config:
+def load_config(
+    path: Path,
+    *,
+    environment: Mapping[str, str] | None = None,
+    overrides: Mapping[str, object] | None = None,
+) -> Config:
     """Read and check a configuration file.
 
-    Raises `ConfigError` with `FILE:LINE: field: reason` for each thing that is wrong.
+    `overrides` come from the command line: `{"router.port": 9000}`. Raises `ConfigError` with
+    `FILE:LINE: field: reason` for each thing that is wrong.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error})") from error
-    return parse_config(text, source=str(path), environment=environment)
+    return parse_config(text, source=str(path), environment=environment, overrides=overrides)
 
 
 def parse_config(
-    text: str, *, source: str = "stoker.yaml", environment: Mapping[str, str] | None = None
+    text: str,
+    *,
+    source: str = "stoker.yaml",
+    environment: Mapping[str, str] | None = None,
+    overrides: Mapping[str, object] | None = None,
 ) -> Config:
     """Check the text of a configuration file; `source` names it in errors."""
     environment = os.environ if environment is None else environment
@@ -238,11 +255,16 @@ def parse_config(
         raise ConfigError(f"{source}:1: the file is empty; it needs at least `engines:`")
     if not isinstance(root, yaml.MappingNode):
         raise ConfigError(f"{source}:1: expected `field: value` lines, found something else")
-    data = _Reader(source, environment).value(root)
+    data: dict[str, Any] = _Reader(source, environment).value(root)
+    for place, value in (overrides or {}).items():
+        section, _, field = place.partition(".")
+        inner = data.setdefault(section, {})
+        if isinstance(inner, dict):  # anything else is refused below, with its line
+            inner[field] = value
     try:
         return Config.model_validate(data)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(error, root, source))) from error
+        raise ConfigError("\n".join(_explain(error, root, source, overrides or {}))) from error
 
 
 class _Reader:
@@ -299,7 +321,9 @@ class _Reader:
         return ConfigError(f"{self._source}:{node.start_mark.line + 1}: {reason}")
 
 
-def _explain(error: ValidationError, root: yaml.Node, source: str) -> list[str]:
+def _explain(
+    error: ValidationError, root: yaml.Node, source: str, overrides: Mapping[str, object]
+) -> list[str]:
     lines = []
     for problem in error.errors(include_url=False):
         location = problem["loc"]
@@ -311,8 +335,8 @@ def _explain(error: ValidationError, root: yaml.Node, source: str) -> list[str]:
             reason = "this field is required"
         elif isinstance(problem["input"], str | int | float | bool):
             reason = f"{reason} (found {problem['input']!r})"
-        line = _line_of(root, location)
-        lines.append(f"{source}:{line}: {field + ': ' if field else ''}{reason}")
+        where = "command line" if field in overrides else f"{source}:{_line_of(root, location)}"
+        lines.append(f"{where}: {field + ': ' if field else ''}{reason}")
     return lines
 
 

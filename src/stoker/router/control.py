@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import msgspec
 
 from stoker.api.errors import ApiError, method_not_allowed, model_not_found
 from stoker.router.dispatcher import Dispatcher
+from stoker.router.metrics import CONTENT_TYPE, RouterCollector
 from stoker.router.request import Request
 from stoker.router.wire import JSON
 
@@ -21,13 +23,15 @@ class Reply(NamedTuple):
 class Control:
     """The routes answered without an engine."""
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
+    def __init__(self, dispatcher: Dispatcher, open_connections: Callable[[], int]) -> None:
         self._dispatcher = dispatcher
         self._started = int(dispatcher.wall_clock())
+        self._collector = RouterCollector(dispatcher, open_connections)
         self._routes = {
             b"/health": self._health,
             b"/ready": self._ready,
             b"/v1/models": self._models,
+            b"/metrics": self._metrics,
         }
 
     def answer(self, request: Request) -> Reply | None:
@@ -70,6 +74,10 @@ class Control:
         ready = bool(models) and all(models.values()) and not dispatcher.draining
         body = msgspec.json.encode({"ready": ready, "models": models})
         return Reply(200 if ready else 503, body)
+
+    def _metrics(self) -> Reply:
+        content_type = (b"content-type", CONTENT_TYPE.encode())
+        return Reply(200, self._collector.exposition(), content_type)
 
     def _models(self) -> Reply:
         fleet = self._dispatcher.fleet

@@ -13,6 +13,7 @@ from stoker.router.config import Config
 from stoker.router.engines.handle import EngineHandle
 from stoker.router.exchange import Exchange, Responder
 from stoker.router.fleet import Fleet
+from stoker.router.metrics import RouterMetrics
 from stoker.router.policies.base import Policy
 from stoker.router.request import Features, Request, read_features
 from stoker.router.retries import Backoff, RetryBudget
@@ -32,6 +33,7 @@ class Dispatcher:
         self.loop = loop
         self.budget = RetryBudget(config.retries.budget)
         self.backoff = Backoff(config.retries)
+        self.metrics = RouterMetrics()
         for engine in self.fleet.engines.values():
             engine.down_since = loop.time()
         self.active: set[Exchange] = set()
@@ -43,6 +45,7 @@ class Dispatcher:
         self._doubted: set[EngineHandle] = set()
         self._doubts = asyncio.Event()
         self._idle = asyncio.Event()
+        self._tick_due = loop.time() + _TICK_S
         self._timer = loop.call_later(_TICK_S, self._tick)
 
     @staticmethod
@@ -62,6 +65,7 @@ class Dispatcher:
             self._check_backend(features)
         except StokerError as refused:
             error = from_exception(refused)
+            self.metrics.rejected["-", error.info.code or error.info.type] += 1
             headers = error_headers(error) + own_headers(request.id, "refused")
             responder.respond(error.status, headers, error.body())
             return None
@@ -85,6 +89,15 @@ class Dispatcher:
                 param="model",
             )
         if not self.fleet.serving(model):
+            silent = [one.name for one in self.fleet.engines.values() if not one.models]
+            if silent:
+                wait = self.config.health.interval
+                raise unavailable(
+                    f"The model {asked or model!r} is not known yet: {', '.join(silent)} did not "
+                    "say so far what they serve.",
+                    code="model_not_known_yet",
+                    retry_after=wait,
+                )
             raise model_not_found(asked or model, self.fleet.names())
         return model
 
@@ -110,8 +123,11 @@ class Dispatcher:
 
     def _send(self, exchange: Exchange, engines: Sequence[EngineHandle]) -> None:
         decision = self.policy.choose(exchange.features, engines)
-        self.policy.placed(exchange.features, decision.engine)
-        exchange.send_to(decision.engine, decision.reason)
+        engine = decision.engine
+        self.policy.placed(exchange.features, engine)
+        self.metrics.decisions[self.policy.name, engine.name] += 1
+        self.metrics.predicted_tokens += decision.known_tokens
+        exchange.send_to(engine, decision.reason)
 
     def _choices(self, exchange: Exchange) -> list[EngineHandle]:
         """The engines to choose from now.
@@ -154,6 +170,13 @@ class Dispatcher:
     def waiting(self) -> int:
         """How many exchanges wait for an engine."""
         return sum(len(queue) for queue in self._queues.values()) if self._queues else 0
+
+    def queue_lengths(self) -> dict[str, int]:
+        """How many exchanges wait, for each model."""
+        lengths = dict.fromkeys(self.fleet.models, 0)
+        for model, queue in self._queues.items():
+            lengths[model or "-"] = len(queue)
+        return lengths
 
     def waited_too_long(self, exchange: Exchange) -> None:
         """`admission.max_wait` has passed."""
@@ -277,7 +300,11 @@ class Dispatcher:
         for exchange in [one for one in self.active if one.deadline <= now]:
             exchange.expired()
         self._drain_rate.update(now)
+        for engine in self.fleet.engines.values():
+            engine.meter.update(now)
         self._serve_queues()
+        self.metrics.loop_lag.observe(max(0.0, now - self._tick_due))
+        self._tick_due = self.loop.time() + _TICK_S
         self._timer = self.loop.call_later(_TICK_S, self._tick)
 
     def close(self) -> None:

@@ -108,9 +108,7 @@ class ClientConnection(asyncio.Protocol):
                 return
         except httptools.HttpParserCallbackError as error:
             cause = error.__context__
-            self._bad(
-                cause if isinstance(cause, _BadRequest) else _BadRequest(bad_request(str(error)))
-            )
+            self._bad(cause if isinstance(cause, ApiError) else bad_request(str(error)))
         except httptools.HttpParserError as error:
             self._bad(bad_request(f"Not an HTTP/1.1 request: {error}."))
         self._next()

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from enum import Enum
+from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
 from stoker.api.errors import ApiError, unavailable
@@ -29,6 +30,7 @@ from stoker.router.forwarding import (
 from stoker.router.request import Features, Request
 from stoker.router.retries import retry_after_seconds
 from stoker.router.upstream import ResponseHead, UpstreamConnection, UpstreamFailure
+from stoker.router.usage import Usage, read_stream_usage, read_usage
 from stoker.router.wire import Headers, error_headers, own_headers
 
 if TYPE_CHECKING:
@@ -77,17 +79,23 @@ class Exchange:
 
     __slots__ = (
         "_attempts",
+        "_before_last",
         "_client_fields",
         "_connection",
         "_discarding",
         "_dispatcher",
         "_failures",
+        "_first_byte_at",
         "_head",
         "_held",
         "_held_bytes",
         "_is_stream",
+        "_last",
         "_lease",
         "_paused",
+        "_queued_at",
+        "_sent_at",
+        "_submitted_at",
         "_timer",
         "_unreachable_until",
         "deadline",
@@ -127,6 +135,9 @@ class Exchange:
         self._held_bytes = 0
         self._discarding: UpstreamFailure | None = None
         self._paused = False
+        self._last = self._before_last = b""
+        self._submitted_at = monotonic()
+        self._queued_at = self._sent_at = self._first_byte_at = self._submitted_at
 
     # -- to the engine
 
@@ -134,6 +145,8 @@ class Exchange:
         """Send the request to the engine chosen."""
         self.engine = engine
         self.reason = reason
+        if self._queued_at != self._submitted_at:
+            self._dispatcher.metrics.queue_wait.observe(monotonic() - self._queued_at)
         features, now = self.features, self._dispatcher.loop.time()
         self._lease = engine.take(features.prompt_tokens, features.output_tokens, now)
         connection = self._dispatcher.pool(engine).idle()
@@ -164,6 +177,7 @@ class Exchange:
         self._attempts += 1
         self.state = State.SENT
         self._expect_within(self._dispatcher.config.timeouts.first_byte)
+        self._sent_at = monotonic()
         if self._client_fields is None:
             self._client_fields = client_fields(request)
         body = request_body(engine, self.features, request.body)
@@ -178,6 +192,7 @@ class Exchange:
     def on_head(self, head: ResponseHead) -> None:
         engine = self.engine
         assert engine is not None
+        self._first_byte_at = monotonic()
         self._head = head
         self._is_stream = is_stream(head)
         if head.status >= 500:
@@ -189,11 +204,12 @@ class Exchange:
             if wait is not None:
                 engine.hold_off(self._dispatcher.loop.time() + wait)
             if self._dispatcher.has_other(self) and self._may_repeat():
-                self._discarding = UpstreamFailure(f"status {head.status}")
+                self._discarding = UpstreamFailure(f"status {head.status}", status=head.status)
 
     def on_body(self, chunk: bytes) -> None:
         self._expect_within(self._dispatcher.config.timeouts.idle)
         if self.state is State.STREAMING:
+            self._before_last, self._last = self._last, chunk
             self.responder.write(chunk)
             return
         self._held_bytes += len(chunk)
@@ -213,7 +229,7 @@ class Exchange:
             self._lease.prefilled()
         self.state = State.STREAMING
         self.responder.start(head.status, self._answer_headers(head), content_length(head.headers))
-        held = b"".join(self._held)
+        self._last = held = b"".join(self._held)
         self._held.clear()
         self.responder.write(held)
 
@@ -223,11 +239,24 @@ class Exchange:
         if self._discarding is not None:
             self._try_again(self._discarding)
         elif self.state is State.STREAMING:
-            self._done()
+            self._answered(head.status, read_stream_usage(self._before_last + self._last))
             self.responder.finish()
         else:
-            self._done()
-            self.responder.respond(head.status, self._answer_headers(head), b"".join(self._held))
+            body = b"".join(self._held)
+            self._answered(head.status, read_usage(body) if head.status == 200 else None)
+            self.responder.respond(head.status, self._answer_headers(head), body)
+
+    def _answered(self, status: int, usage: Usage | None) -> None:
+        """The engine's answer is over, whole or not: account for it, and end."""
+        engine = self.engine
+        assert engine is not None
+        metrics, model = self._dispatcher.metrics, self.features.model or "-"
+        first_byte = self._first_byte_at - self._sent_at
+        metrics.answered(model, engine.name, status, first_byte, monotonic() - self._submitted_at)
+        if usage is not None:
+            metrics.used(model, engine.name, usage)
+            engine.meter.generated(usage.completion_tokens)
+        self._done()
 
     def on_failed(self, failure: UpstreamFailure) -> None:
         connection, self._connection = self._connection, None
@@ -261,7 +290,8 @@ class Exchange:
             engine.connect_failed(now)
         self._dispatcher.doubt(engine)
         if self.state is State.STREAMING:
-            self._done()
+            self._dispatcher.metrics.broken[engine.name] += 1
+            self._answered(502, None)
             self.responder.broken(
                 f"Engine {engine.name} stopped in the middle of its answer: {failure}.",
                 event_stream=self._is_stream,
@@ -296,6 +326,7 @@ class Exchange:
         self.state = State.WAITING
         self.deadline = _NEVER
         dispatcher = self._dispatcher
+        dispatcher.metrics.retries[engine.name, failure.kind] += 1
         delay = dispatcher.backoff.delay(self._failures)
         self._timer = dispatcher.loop.call_later(delay, dispatcher.place, self)
 
@@ -316,13 +347,17 @@ class Exchange:
     def refuse(self, error: ApiError) -> None:
         """Answer with an error of the router's own."""
         headers = error_headers(error) + self._stoker_headers()
+        code = error.info.code or error.info.type
+        self._dispatcher.metrics.rejected[self.features.model or "-", code] += 1
         self._done()
         self.responder.respond(error.status, headers, error.body())
 
     def cancel(self) -> None:
         """The client left: stop the engine's work for it."""
-        if self.state is not State.DONE:
+        if self.state in (State.SENT, State.STREAMING):
             self._drop_connection()
+            self._answered(499, None)
+        elif self.state is not State.DONE:
             self._done()
 
     def engine_down(self) -> None:
@@ -334,6 +369,7 @@ class Exchange:
     def wait(self, until: float) -> None:
         """There is no engine for it now: it stands in the queue, until then at the latest."""
         self.deadline = until
+        self._queued_at = monotonic()
 
     def expired(self) -> None:
         """`deadline` has passed."""

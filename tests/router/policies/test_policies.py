@@ -12,6 +12,7 @@ from stoker.router.config import PolicyName
 from stoker.router.engines.handle import EngineHandle
 from stoker.router.engines.load import EngineLoad
 from stoker.router.policies import POLICIES, Policy
+from stoker.router.policies.base import Decision
 from stoker.router.policies.least_in_flight import LeastInFlight
 from stoker.router.policies.least_work import LeastWork
 from stoker.router.policies.power_of_two import PowerOfTwo
@@ -110,7 +111,7 @@ def test_least_work_knows_that_a_faster_engine_is_sooner_done() -> None:
     slow = engine("slow", in_flight=1, speed={"decode": 50})
     decision = LeastWork().choose(chat("x"), [fast, slow])
     # 4 × (100 / 5000 + 100 / 1000) against 100 / 250 + 100 / 50
-    assert decision == (fast, "least_work: 0.48 s of work before it")
+    assert decision == Decision(fast, "least_work: 0.48 s of work before it")
 
 
 def test_least_work_shuns_a_full_cache() -> None:

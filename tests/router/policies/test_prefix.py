@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stoker.router.policies.base import Decision
 from stoker.router.policies.cost import Cost
 from stoker.router.policies.prefix import Prefix
 from stoker.router.policies.prefix_index import BLOCK_BYTES, Match, PrefixIndex, block_hashes
@@ -116,7 +117,7 @@ def test_a_crowded_engine_is_passed_over() -> None:
 def test_a_miss_goes_by_load() -> None:
     policy, engines = Prefix(), fleet(3, 1, 2)
     decision = policy.choose(chat(SYSTEM), engines)
-    assert decision == (engines[1], "prefix: none knows it; least_in_flight: 1 of 64")
+    assert decision == Decision(engines[1], "prefix: none knows it; least_in_flight: 1 of 64")
 
 
 def test_cost_weighs_what_is_known_against_the_queue() -> None:

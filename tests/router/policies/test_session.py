@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stoker.router.engines.handle import EngineHandle
+from stoker.router.policies.base import Decision
 from stoker.router.policies.ring import HashRing, stable_hash
 from stoker.router.policies.session import Session, load_limit
 
@@ -23,7 +24,7 @@ def test_a_session_stays_on_its_engine_whatever_the_others_do() -> None:
         if other is not home:
             other.take(10, 10, now=0.0)
     for _ in range(5):
-        assert policy.choose(features, engines) == (home, "session: its engine")
+        assert policy.choose(features, engines) == Decision(home, "session: its engine")
 
 
 def test_the_user_field_is_a_session_too() -> None:

@@ -39,7 +39,8 @@ class Auto(Policy):
         suited, why_suited = _suited(features, able)
         decision = self._cost.choose(features, suited)
         reasons = [why for why in (why_able, why_suited) if why]
-        return Decision(decision.engine, f"auto: {'; '.join([*reasons, decision.reason])}")
+        reason = f"auto: {'; '.join([*reasons, decision.reason])}"
+        return Decision(decision.engine, reason, decision.known_tokens)
 
     def placed(self, features: Features, engine: EngineHandle) -> None:
         self._cost.placed(features, engine)

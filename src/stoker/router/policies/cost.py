@@ -35,10 +35,9 @@ class Cost(Policy):
         least = min(costs)
         equals = [engine for engine, cost in zip(engines, costs, strict=True) if cost == least]
         chosen = self._by_load.choose(features, equals).engine
-        known = matches[list(engines).index(chosen)].tokens
-        return Decision(
-            chosen, f"cost: {least:.2f} s, {min(known, prompt)} of {prompt} prompt tokens known"
-        )
+        known = min(matches[list(engines).index(chosen)].tokens, prompt)
+        reason = f"cost: {least:.2f} s, {known} of {prompt} prompt tokens known"
+        return Decision(chosen, reason, known)
 
     def placed(self, features: Features, engine: EngineHandle) -> None:
         self._index.add(features, engine)

@@ -34,7 +34,8 @@ class Prefix(Policy):
                 best = engine, match
         if best is not None:
             engine, match = best
-            return Decision(engine, f"prefix: {match.blocks} of {match.of} blocks")
+            reason = f"prefix: {match.blocks} of {match.of} blocks"
+            return Decision(engine, reason, match.tokens)
         decision = self._by_load.choose(features, engines)
         why = f"{crowded} that know it have too much" if crowded else "none knows it"
         return Decision(decision.engine, f"prefix: {why}; {decision.reason}")
