@@ -6,6 +6,7 @@
 
 #include "cpu_features.h"
 #include "matmul_bindings.h"
+#include "model_bindings.h"
 
 namespace nb = nanobind;
 
@@ -21,4 +22,5 @@ NB_MODULE(_kernels, m) {
   m.def("available_cpus", &stoker::available_cpus,
         "Processors this process may use: its affinity mask, cut by the container's CPU quota.");
   stoker::bind_matmul(m);
+  stoker::bind_model(m);
 }

@@ -16,6 +16,8 @@ namespace stoker::STOKER_ISA {
 void matmul_bf16(const MatmulArgs& args) { matmul_bf16_tiles<true>(args); }
 
 }  // namespace stoker::STOKER_ISA
+#elif defined(STOKER_ISA_avx2)
+#include "isa/matmul_bf16_avx2.h"
 #else
 #include "isa/matmul_bf16_portable.h"
 #endif

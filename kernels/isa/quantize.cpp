@@ -11,9 +11,7 @@ constexpr uint32_t kMagicBits = 0x4B400000;
 constexpr uint32_t kInfinity = 0x7F800000;
 constexpr uint32_t kNan = 0x7FC00000;
 
-struct BlockSum { float scale; int sum; };
-
-BlockSum quantize_block(const float* x, int8_t* codes) {
+void quantize_block(const float* x, ActivationBlock& out) {
   uint32_t bits[kBlockCols];
   memcpy(bits, x, sizeof bits);
   uint32_t largest = 0;  // as integers, magnitudes keep their order, and NaN is above all
@@ -23,8 +21,9 @@ BlockSum quantize_block(const float* x, int8_t* codes) {
   }
   const float max = float_from_bits(largest);
   if (largest >= kInfinity || max < kSmallest) {
-    memset(codes, 0, kBlockCols);
-    return {largest >= kInfinity ? float_from_bits(kNan) : 0.0f, 0};
+    out = {};
+    out.scale = out.scaled_sum = largest >= kInfinity ? float_from_bits(kNan) : 0.0f;
+    return;
   }
   const float inverse = 127.0f / max;
   int sum = 0;
@@ -33,10 +32,13 @@ BlockSum quantize_block(const float* x, int8_t* codes) {
     uint32_t shifted_bits;
     memcpy(&shifted_bits, &shifted, sizeof shifted_bits);
     const int code = static_cast<int>(shifted_bits - kMagicBits);
-    codes[i] = static_cast<int8_t>(code);
+    out.codes[i] = static_cast<int8_t>(code);
     sum += code;
   }
-  return {max / 127.0f, sum};
+  out.scale = max / 127.0f;
+  out.neg_sum = -sum;
+  out.scaled_sum = out.scale * static_cast<float>(sum);
+  out.padding = 0;
 }
 
 }  // namespace
@@ -45,21 +47,13 @@ void round_int8(const float* x, ptrdiff_t x_stride, int row_begin, int row_end,
                 const Activations& out) {
   for (int m = row_begin; m < row_end; ++m) {
     const float* row = x + m * x_stride;
-    const ptrdiff_t first = static_cast<ptrdiff_t>(m) * out.blocks;
-    for (int b = 0; b < out.blocks; ++b) {
-      int8_t* codes = out.codes + (first + b) * kBlockCols;
-      const int begin = b * kBlockCols;
-      BlockSum block;
-      if (begin + kBlockCols <= out.cols) {
-        block = quantize_block(row + begin, codes);
-      } else {
-        float padded[kBlockCols] = {};
-        memcpy(padded, row + begin, (out.cols - begin) * sizeof(float));
-        block = quantize_block(padded, codes);
-      }
-      out.scales[first + b] = block.scale;
-      out.neg_sums[first + b] = -block.sum;
-      out.scaled_sums[first + b] = block.scale * static_cast<float>(block.sum);
+    ActivationBlock* blocks = out.quantized + static_cast<ptrdiff_t>(m) * out.blocks;
+    const int whole = out.cols / kBlockCols;
+    for (int b = 0; b < whole; ++b) quantize_block(row + b * kBlockCols, blocks[b]);
+    if (whole < out.blocks) {
+      float padded[kBlockCols] = {};
+      memcpy(padded, row + whole * kBlockCols, (out.cols - whole * kBlockCols) * sizeof(float));
+      quantize_block(padded, blocks[whole]);
     }
   }
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -103,6 +104,7 @@ def check_spec(spec: ModelSpec, path: Path) -> None:
         f"{spec.num_heads} query heads cannot share {spec.num_kv_heads} key-value heads evenly": (
             spec.num_heads % spec.num_kv_heads != 0
         ),
+        f"a context of {spec.max_position} tokens": spec.max_position >= 2**31,
         f"{spec.num_heads} heads do not divide a hidden size of {spec.hidden_size}": (
             spec.architecture == "gpt2" and spec.q_size != spec.hidden_size
         ),
@@ -110,6 +112,8 @@ def check_spec(spec: ModelSpec, path: Path) -> None:
     for rope in spec.ropes:
         wrong = not 2 <= rope.dim <= spec.head_dim or rope.dim % 2 != 0
         contradictions[f"a rotation of {rope.dim} of {spec.head_dim} elements"] = wrong
+        unusable = not all(0 < frequency <= 2 * math.pi for frequency in rope.inv_freq)
+        contradictions["rotary frequencies outside (0, 2π] radians per position"] = unusable
     for what, wrong in contradictions.items():
         if wrong:
             raise ModelCorrupt(f"{path}: {what}.")

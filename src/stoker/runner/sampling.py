@@ -142,7 +142,9 @@ def _penalize(logits: NDArray[np.float64], extras: SampleExtras) -> NDArray[np.f
         logits > 0, logits / extras.repetition_penalty, logits * extras.repetition_penalty
     )
     penalized: NDArray[np.float64] = np.where(seen, scaled, logits)
-    return penalized - extras.frequency_penalty * counts - extras.presence_penalty * (counts > 0)
+    penalized -= extras.frequency_penalty * counts
+    penalized -= extras.presence_penalty * (counts > 0)
+    return penalized
 
 
 def _forbid(logits: NDArray[np.float64], extras: SampleExtras) -> NDArray[np.float64]:

@@ -37,11 +37,11 @@ def bind(host: str, port: int) -> socket.socket:
     Raises:
         AddressInUse: it cannot be had; the message says what to do.
     """
+    if not 0 <= port <= 65535:
+        raise AddressInUse(f"{port} is no port: choose one from 0 to 65535 with --port")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
-    except OverflowError:
-        raise AddressInUse(f"{port} is no port: choose one from 0 to 65535 with --port") from None
     except OSError as error:
         raise AddressInUse(
             f"cannot listen on {host}:{port}: {error.strerror or error}. Choose another port with "

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeGuard
 
 from stoker.errors import ModelCorrupt
 from stoker.model.weights.files import read_json
@@ -15,6 +14,7 @@ DIMENSION_LIMIT = 2**24
 """No size in a real configuration comes near; it bounds what a hostile one makes us allocate."""
 LAYER_LIMIT = 2048
 HEAD_DIM_LIMIT = 4096
+NUMBER_LIMIT = 1e38
 
 
 class HFConfig:
@@ -41,19 +41,26 @@ class HFConfig:
         """The value as it stands, or None."""
         return self._values.get(key)
 
-    def integer(self, key: str, default: int | None = None, *, limit: int = DIMENSION_LIMIT) -> int:
-        """A positive integer of at most `limit`."""
+    def integer(
+        self,
+        key: str,
+        default: int | None = None,
+        *,
+        minimum: int = 1,
+        limit: int = DIMENSION_LIMIT,
+    ) -> int:
+        """An integer from `minimum` to `limit`."""
         value = self._lookup(key, default)
-        if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= limit:
+        if isinstance(value, int) and not isinstance(value, bool) and minimum <= value <= limit:
             return value
-        self._wrong(key, f"an integer from 1 to {limit}", value)
+        self._wrong(key, f"an integer from {minimum} to {limit}", value)
 
-    def number(self, key: str, default: float | None = None) -> float:
-        """A finite positive number."""
+    def number(self, key: str, default: float | None = None, *, above: float = 0) -> float:
+        """A number greater than `above`, within float32."""
         value = self._lookup(key, default)
-        if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
+        if _is_number(value, above):
             return float(value)
-        self._wrong(key, "a finite positive number", value)
+        self._wrong(key, f"a finite number above {above:g}", value)
 
     def boolean(self, key: str, default: bool) -> bool:
         value = self._lookup(key, default)
@@ -78,9 +85,7 @@ class HFConfig:
     def numbers(self, key: str) -> list[float]:
         """Finite positive numbers."""
         value = self._lookup(key, None)
-        if isinstance(value, list) and all(
-            isinstance(item, int | float) and 0 < item < math.inf for item in value
-        ):
+        if isinstance(value, list) and all(_is_number(item, 0) for item in value):
             return [float(item) for item in value]
         self._wrong(key, "a list of finite positive numbers", value)
 
@@ -104,3 +109,11 @@ class HFConfig:
 
     def _wrong(self, key: str, expected: str, value: object) -> NoReturn:
         raise ModelCorrupt(f"{self.path}: {key!r} should be {expected}, not {value!r:.80}.")
+
+
+def _is_number(value: object, above: float) -> TypeGuard[int | float]:
+    return (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and above < value <= NUMBER_LIMIT
+    )

@@ -63,10 +63,10 @@ def _hf_spec(config: HFConfig, max_model_len: int | None) -> ModelSpec:
     nested = config.section("rope_parameters")
     if "full_attention" in nested or "sliding_attention" in nested:
         global_rope = nested.section("full_attention").extended({"rope_theta": GLOBAL_THETA})
-        local_theta = nested.section("sliding_attention").number("rope_theta", LOCAL_THETA)
+        local_theta = nested.section("sliding_attention").number("rope_theta", LOCAL_THETA, above=1)
     else:
         global_rope = hf_rope_parameters(config, GLOBAL_THETA)
-        local_theta = config.number("rope_local_base_freq", LOCAL_THETA)
+        local_theta = config.number("rope_local_base_freq", LOCAL_THETA, above=1)
     softcap = "final_logit_softcapping"
     spec = replace(
         spec,
@@ -96,7 +96,8 @@ def _gguf_spec(metadata: ArchMetadata, max_model_len: int | None) -> ModelSpec:
         attention_scale=scale,
         logit_softcap=metadata.number(softcap) if softcap in metadata else None,
     )
-    return _gemma(spec, local, window, metadata.number("rope.freq_base_swa", LOCAL_THETA))
+    local_theta = metadata.number("rope.freq_base_swa", LOCAL_THETA, above=1)
+    return _gemma(spec, local, window, local_theta)
 
 
 def _gemma(

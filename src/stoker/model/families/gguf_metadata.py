@@ -8,7 +8,7 @@ from typing import NoReturn
 import numpy as np
 
 from stoker.errors import ModelCorrupt
-from stoker.model.families.config import DIMENSION_LIMIT
+from stoker.model.families.config import DIMENSION_LIMIT, NUMBER_LIMIT
 from stoker.model.weights.gguf import GGUFFile
 
 
@@ -30,19 +30,28 @@ class ArchMetadata:
     def __contains__(self, key: str) -> bool:
         return f"{self.architecture}.{key}" in self.file.metadata
 
-    def integer(self, key: str, default: int | None = None, *, limit: int = DIMENSION_LIMIT) -> int:
-        """A positive integer of at most `limit`, or an array that repeats one."""
+    def integer(
+        self,
+        key: str,
+        default: int | None = None,
+        *,
+        minimum: int = 1,
+        limit: int = DIMENSION_LIMIT,
+    ) -> int:
+        """An integer from `minimum` to `limit`, or an array that repeats one."""
         value = self.file.metadata.get(f"{self.architecture}.{key}", default)
         if isinstance(value, np.ndarray) and value.size and (value == value[0]).all():
             value = value[0].item()
-        if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= limit:
+        if isinstance(value, int) and not isinstance(value, bool) and minimum <= value <= limit:
             return value
-        self._wrong(key, f"an integer from 1 to {limit}", value)
+        self._wrong(key, f"an integer from {minimum} to {limit}", value)
 
-    def number(self, key: str, default: float | None = None) -> float:
-        """A finite positive number."""
+    def number(self, key: str, default: float | None = None, *, above: float = 0) -> float:
+        """A number greater than `above`, within float32."""
         value = self.file.metadata.number(f"{self.architecture}.{key}", default)
-        return value if value > 0 else self._wrong(key, "a positive number", value)
+        if above < value <= NUMBER_LIMIT:
+            return value
+        self._wrong(key, f"a finite number above {above:g}", value)
 
     def string(self, key: str, default: str | None = None) -> str:
         return self.file.metadata.string(f"{self.architecture}.{key}", default)

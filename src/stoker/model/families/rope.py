@@ -1,6 +1,6 @@
 """Rotary embeddings: frequencies and their scalings, from both kinds of configuration.
 
-`extended` context lengths come from scaling the base frequencies theta^(-2i / dim):
+Longer contexts come from scaling the base frequencies theta^(-2i / dim):
 
 - linear: position interpolation (Chen et al. 2023, arXiv:2306.15595)
 - llama3: interpolates long wavelengths only (Llama 3.1's reference code)
@@ -77,7 +77,9 @@ def yarn_attention_factor(factor: float) -> float:
 
 
 def make_rope(frequencies: Frequencies, attention_factor: float = 1.0) -> RopeSpec:
-    inv_freq = tuple(float(f) for f in frequencies.astype(np.float32))
+    """A rope of these frequencies, rounded to float32."""
+    with np.errstate(over="ignore"):  # what overflows is refused with the spec
+        inv_freq = tuple(frequencies.astype(np.float32).tolist())
     return RopeSpec(2 * len(inv_freq), inv_freq, attention_factor)
 
 
@@ -103,25 +105,20 @@ def hf_rope(
 
     Raises `UnsupportedModel` for a scaling that is not implemented.
     """
-    theta = parameters.number("rope_theta")
-    dim = int(head_dim * parameters.number("partial_rotary_factor", 1.0))
-    frequencies = base_frequencies(dim, theta)
+    theta = parameters.number("rope_theta", above=1)
+    share = parameters.number("partial_rotary_factor", 1.0)
+    frequencies = base_frequencies(int(head_dim * min(share, 1.0)), theta)
     kind = parameters.string("rope_type", "default")
     if kind == "default":
         return make_rope(frequencies)
     if kind == "linear":
         return make_rope(frequencies / parameters.number("factor"))
-    original = parameters.integer("original_max_position_embeddings", max_position)
+    original = parameters.integer("original_max_position_embeddings", max_position, minimum=2)
     if kind == "llama3":
-        return make_rope(
-            llama3_frequencies(
-                frequencies,
-                parameters.number("factor"),
-                parameters.number("low_freq_factor"),
-                parameters.number("high_freq_factor"),
-                original,
-            )
-        )
+        factor = parameters.number("factor")
+        low = parameters.number("low_freq_factor")
+        high = parameters.number("high_freq_factor", above=low)
+        return make_rope(llama3_frequencies(frequencies, factor, low, high, original))
     if kind == "yarn":
         return _hf_yarn(parameters, frequencies, theta, original)
     if kind in ("longrope", "su"):
@@ -186,12 +183,13 @@ def gguf_rope(metadata: ArchMetadata, head_dim: int, max_model_len: int | None) 
 
     Raises `UnsupportedModel` for a scaling that is not implemented.
     """
-    theta = metadata.number("rope.freq_base", 10_000.0)
-    frequencies = base_frequencies(metadata.integer("rope.dimension_count", head_dim), theta)
+    theta = metadata.number("rope.freq_base", 10_000.0, above=1)
+    dim = metadata.integer("rope.dimension_count", head_dim, limit=head_dim)
+    frequencies = base_frequencies(dim, theta)
     if (factors := metadata.vector("rope_freqs.weight")) is not None:  # llama3, precomputed
         return longrope(frequencies, factors, 1.0, str(metadata.path))
     context = metadata.integer("context_length")
-    original = metadata.integer("rope.scaling.original_context_length", context)
+    original = metadata.integer("rope.scaling.original_context_length", context, minimum=2)
     attention_factor = metadata.number("rope.scaling.attn_factor", 1.0)
     long = (max_model_len or context) > original
     name = "rope_factors_long.weight" if long else "rope_factors_short.weight"

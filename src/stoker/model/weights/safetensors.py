@@ -120,7 +120,7 @@ class ShardedSafetensors(Mapping[str, Tensor]):
         self._shard_of: dict[str, str] = {}
         for name, shard in weight_map.items():
             # A shard's name comes from the file: it must not lead out of the directory.
-            if not isinstance(shard, str) or Path(shard).name != shard:
+            if not isinstance(shard, str) or not shard or Path(shard).name != shard:
                 raise ModelCorrupt(f"{index}: tensor {name!r} is said to be in {shard!r:.80}.")
             self._shard_of[name] = shard
         for shard in sorted(set(self._shard_of.values())):

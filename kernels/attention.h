@@ -1,0 +1,95 @@
+// Paged attention: what it is told and how the key-value cache lies in memory.
+//
+// The cache is made of blocks of 16 tokens. For one layer, block and key-value head there is first
+// K, then V, both in 32-bit words that hold one float32 or two bfloat16:
+//
+//   K  [head_dim / step][16 tokens]       step = 1 (float32) or 2 (bfloat16: two dimensions a word)
+//   V  [16 / step][padded head_dim]       (bfloat16: two tokens a word)
+//
+// so that one vector holds the same dimensions of the sixteen tokens (scores) or the same tokens
+// of sixteen dimensions (values).
+//
+// A query's result is computed in partitions of 256 positions, aligned to absolute positions, each
+// with its own maximum and sum (as in FlashAttention, Dao et al. 2022, and its split decoding),
+// and merged in ascending order. What is computed for a query depends on its position and the
+// cache alone, so decode, any chunking of a prompt and any number of threads give the same bits.
+// bfloat16 products follow VDPBF16PS (isa/simd.h), so every instruction set gives them too.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "cpu_features.h"
+
+namespace stoker {
+
+inline constexpr int kBlockTokens = 16;
+inline constexpr int kPartitionTokens = 256;
+inline constexpr int kPartitionBlocks = kPartitionTokens / kBlockTokens;
+// (query, head) rows of one item: as many queries as fit in kItemRows, at least one.
+inline constexpr int kItemRows = 64;
+inline constexpr int kMaxGroup = 128;
+
+enum class KVType : int { bf16, fp32 };
+
+struct AttentionShape {
+  KVType type;
+  int head_dim;      // even
+  int padded_dim;    // head_dim rounded up to 16
+  int group;         // query heads that share a key-value head
+  float scale;
+  float softcap;     // 0: none
+  size_t value_offset;  // bytes from K to V
+  size_t head_bytes;    // bytes of K and V of one head of one block
+};
+
+AttentionShape attention_shape(KVType type, int head_dim, int group, float scale, float softcap);
+
+// Consecutive queries of one sequence against one key-value head.
+struct AttentionItem {
+  const uint8_t* cache;        // K of block 0 of this layer and head
+  size_t block_stride;         // bytes from one block to the next
+  const int32_t* block_table;
+  int first_position;          // of the first query
+  int queries;                 // at most max(1, kItemRows / group)
+  int window;                  // 0: none; else a query at p sees p - window + 1 … p
+  const float* q;              // first query, first head of the group: [group · head_dim]
+  ptrdiff_t q_stride;          // floats from one query to the next
+  float* out;                  // as q
+  ptrdiff_t out_stride;
+  // Where a split item leaves its partition: see partial_floats. Null: all partitions, into `out`.
+  float* partial;
+  int partition;               // absolute index; only for a split item
+};
+
+// The partitions that a query at `position` sees: [begin, end).
+struct PartitionRange {
+  int begin, end;
+};
+inline PartitionRange visible_partitions(int position, int window) {
+  const int first = window > 0 && position >= window ? position - window + 1 : 0;
+  return {first / kPartitionTokens, position / kPartitionTokens + 1};
+}
+
+// Floats of one partition's result for one row: maximum, sum and weighted values.
+inline size_t partial_floats(const AttentionShape& shape) {
+  return static_cast<size_t>(shape.padded_dim) + kBlockTokens;
+}
+
+// Bytes of scratch memory that attend and merge need, for each thread.
+size_t attention_scratch_bytes(const AttentionShape& shape);
+
+struct AttentionKernels {
+  // Writes one token's key and value, [head_dim] each, into slot `slot` of a head's block.
+  void (*write)(const AttentionShape& shape, uint8_t* head_block, int slot, const float* k,
+                const float* v);
+  void (*attend)(const AttentionShape& shape, const AttentionItem& item, void* scratch);
+  // Merges `partitions` partial results of a split query, each [group] rows, into `out`
+  // [group · head_dim].
+  void (*merge)(const AttentionShape& shape, const float* partials, int partitions, void* scratch,
+                float* out);
+};
+
+const AttentionKernels& attention_kernels(Isa isa);
+
+}  // namespace stoker

@@ -1,0 +1,354 @@
+#include "forward.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "denormals.h"
+
+namespace stoker {
+struct Forward::Product {
+  const PackedMatrix* weight;
+  const Vector* bias;  // null or empty: none
+  int col;  // of the output where this product's begin
+};
+
+Forward::Forward(const ModelConfig& config, const ModelWeights& weights, KVCache& cache,
+                 const AttentionShape& shape, Isa isa, const WorkspaceLimits& limits,
+                 ThreadPool& pool)
+    : config_(config),
+      weights_(weights),
+      cache_(cache),
+      shape_(shape),
+      ops_(ops_for(isa)),
+      matmul_(matmul_kernels(isa)),
+      attention_(attention_kernels(isa)),
+      sample_(sample_kernels(isa)),
+      pool_(pool),
+      memory_(Workspace(config, shape, limits, nullptr).bytes),
+      space_(config, shape, limits, memory_.data()),
+      ropes_(config.ropes.begin(), config.ropes.end()),
+      attention_tickets_(std::make_unique<Tickets[]>(config.layers.size())),
+      sample_tickets_(std::make_unique<Tickets[]>(limits.max_tokens)) {
+  for (const LayerConfig& layer : config.layers) {
+    auto found = std::find(windows_.begin(), windows_.end(), layer.window);
+    if (found == windows_.end()) found = windows_.insert(found, layer.window);
+    window_of_layer_.push_back(static_cast<int>(found - windows_.begin()));
+  }
+  plans_.resize(windows_.size());
+}
+
+Forward::~Forward() = default;
+
+void Forward::run(const Batch& batch, StepOutput& output) {
+  prepare(batch, output);
+  pool_.run([this](int thread) {
+    const FlushDenormals flush;
+    work(thread);
+  });
+  batch_ = nullptr;
+  output_ = nullptr;
+}
+
+void Forward::prepare(const Batch& batch, StepOutput& output) {
+  batch_ = &batch;
+  output_ = &output;
+  int longest = 0;
+  for (int s = 0; s < batch.sequences; ++s) {
+    const int start = batch.query_starts[s], end = batch.query_starts[s + 1];
+    for (int m = start; m < end; ++m) {
+      space_.positions[m] = batch.context_lens[s] + m - start;
+      space_.sequences[m] = s;
+    }
+    longest = std::max(longest, batch.context_lens[s] + end - start);
+  }
+  for (RopeTable& rope : ropes_) rope.extend(longest);
+  for (size_t i = 0; i < windows_.size(); ++i)
+    plan_attention(batch, config_, windows_[i], pool_.size(), space_.partial_slots, plans_[i]);
+  for (int layer = 0; layer < config_.num_layers(); ++layer) attention_tickets_[layer].reset();
+  prepare_logits();
+}
+
+void Forward::work(int thread) {
+  StepClock clock(thread == 0 ? output_->timings : nullptr);
+  if (batch_->copies > 0) {
+    copy_blocks(thread);
+    pool_.barrier();
+  }
+  embed(thread);
+  pool_.barrier();
+  clock.mark(&Timings::other);
+  for (int layer = 0; layer < config_.num_layers(); ++layer) {
+    attention_block(layer, thread, clock);
+    mlp_block(layer, thread, clock);
+  }
+  embeddings(thread);
+  clock.mark(&Timings::other);
+  logits_and_samples(thread, clock);
+}
+
+// Layers are shared, so that copies of copies within a layer keep their order.
+void Forward::copy_blocks(int thread) {
+  const Share layers = share_of(config_.num_layers(), thread, pool_.size());
+  for (int layer = layers.begin; layer < layers.end; ++layer)
+    for (int i = 0; i < batch_->copies; ++i)
+      cache_.copy(layer, batch_->block_copies[2 * i], batch_->block_copies[2 * i + 1]);
+}
+
+void Forward::embed(int thread) {
+  const int hidden = config_.hidden_size;
+  const Share rows = share_of(batch_->tokens, thread, pool_.size());
+  for (int m = rows.begin; m < rows.end; ++m) {
+    float* x = space_.x + static_cast<ptrdiff_t>(m) * hidden;
+    weights_.embed.dequantize_row(batch_->token_ids[m], x);
+    if (config_.embedding_scale != 1.0f) ops_.scale(config_.embedding_scale, hidden, x);
+    if (config_.learned_positions)
+      ops_.add(weights_.positions.data() + static_cast<ptrdiff_t>(space_.positions[m]) * hidden,
+               hidden, x);
+  }
+}
+
+// ---- rows -----------------------------------------------------------------------------------
+
+void Forward::norm_row(const NormWeights& norm, const float* x, float* out) const {
+  if (config_.norm == NormKind::rms)
+    ops_.rms_norm(x, norm.weight.data(), config_.norm_eps, config_.hidden_size, out);
+  else
+    ops_.layer_norm(x, norm.weight.data(), norm.bias.empty() ? nullptr : norm.bias.data(),
+                    config_.norm_eps, config_.hidden_size, out);
+}
+
+void Forward::round_row(const float* row, int m, const Rounded& out) const {
+  // A stride of zero: the same source for whichever row it becomes.
+  if (out.int8.quantized) round_activations(matmul_, row, 0, m, m + 1, out.int8);
+  if (out.bf16.values) round_activations(matmul_, row, 0, m, m + 1, out.bf16);
+}
+
+void Forward::round_part(const float* part, int m, int col, int cols, const Rounded& out) const {
+  if (out.int8.quantized)
+    round_activations(matmul_, part, 0, 0, 1, part_of_row(out.int8, m, col, cols));
+  if (out.bf16.values)
+    round_activations(matmul_, part, 0, 0, 1, part_of_row(out.bf16, m, col, cols));
+}
+
+Rounded Forward::normed(const NormWeights& norm, int thread) {
+  const ThreadWorkspace mine = space_.thread(thread);
+  const bool alone = batch_->tokens <= kRedundantRows;
+  const Rounded out = space_.rounded(alone ? mine.redundant : space_.hidden, batch_->tokens,
+                                     config_.hidden_size);
+  const Share rows =
+      alone ? Share{0, batch_->tokens} : share_of(batch_->tokens, thread, pool_.size());
+  for (int m = rows.begin; m < rows.end; ++m) {
+    norm_row(norm, space_.x + static_cast<ptrdiff_t>(m) * config_.hidden_size, mine.row);
+    round_row(mine.row, m, out);
+  }
+  if (!alone) pool_.barrier();
+  return out;
+}
+
+// ---- products -------------------------------------------------------------------------------
+
+void Forward::product(const Product& p, const Rounded& in, int m_begin, int m_end,
+                      int panel_begin, int panel_end, float* out, ptrdiff_t stride) const {
+  matmul(matmul_, *p.weight, input_for(in, *p.weight), m_begin, m_end, panel_begin, panel_end,
+         out + p.col, stride);
+  if (!p.bias || p.bias->empty()) return;
+  const int begin = panel_begin * kPanelRows;
+  const int end = std::min(panel_end * kPanelRows, static_cast<int>(p.weight->rows()));
+  for (int m = m_begin; m < m_end; ++m)
+    ops_.add(p.bias->data() + begin, end - begin, out + p.col + begin + m * stride);
+}
+
+void Forward::products(const Product* list, int count, const Rounded& in, int rows, float* out,
+                       ptrdiff_t stride, int thread) const {
+  int panels = 0;
+  for (int i = 0; i < count; ++i) panels += list[i].weight->panels();
+  const Share mine = share_of(panels, thread, pool_.size());
+  int first = 0;
+  for (int i = 0; i < count; ++i) {
+    const int all = list[i].weight->panels();
+    const int begin = std::max(mine.begin - first, 0), end = std::min(mine.end - first, all);
+    if (begin < end) product(list[i], in, 0, rows, begin, end, out, stride);
+    first += all;
+  }
+}
+
+void Forward::project(const PackedMatrix& weight, const Vector& bias, const Rounded& in,
+                      int thread) {
+  const int hidden = config_.hidden_size;
+  const Product p{&weight, &bias, 0};
+  products(&p, 1, in, batch_->tokens, space_.projected, hidden, thread);
+  if (config_.post_norms) return;
+  const Share panels = share_of(weight.panels(), thread, pool_.size());
+  const int begin = panels.begin * kPanelRows;
+  const int end = std::min(panels.end * kPanelRows, hidden);
+  if (begin >= end) return;
+  for (int m = 0; m < batch_->tokens; ++m) {
+    const ptrdiff_t row = static_cast<ptrdiff_t>(m) * hidden;
+    ops_.add(space_.projected + row + begin, end - begin, space_.x + row + begin);
+  }
+}
+
+void Forward::add_normed(const NormWeights& norm, int thread) {
+  const ThreadWorkspace mine = space_.thread(thread);
+  const Share rows = share_of(batch_->tokens, thread, pool_.size());
+  for (int m = rows.begin; m < rows.end; ++m) {
+    const ptrdiff_t row = static_cast<ptrdiff_t>(m) * config_.hidden_size;
+    norm_row(norm, space_.projected + row, mine.row);
+    ops_.add(mine.row, config_.hidden_size, space_.x + row);
+  }
+  pool_.barrier();
+}
+
+// ---- attention ------------------------------------------------------------------------------
+
+void Forward::attention_block(int layer, int thread, StepClock& clock) {
+  const LayerWeights& w = weights_.layers[layer];
+  const Rounded in = normed(w.attn_norm, thread);
+  clock.mark(&Timings::other);
+  const Product qkv[] = {{&w.q, &w.q_bias, 0},
+                         {&w.k, &w.k_bias, config_.q_size()},
+                         {&w.v, &w.v_bias, config_.q_size() + config_.kv_size()}};
+  products(qkv, 3, in, batch_->tokens, space_.qkv, config_.qkv_size(), thread);
+  pool_.barrier();
+  clock.mark(&Timings::matmul);
+  rotate_and_write(layer, thread);
+  pool_.barrier();
+  attend(layer, thread);
+  pool_.barrier();
+  clock.mark(&Timings::attention);
+  project(w.o, w.o_bias, space_.rounded(space_.attention, batch_->tokens, config_.q_size()),
+          thread);
+  pool_.barrier();
+  clock.mark(&Timings::matmul);
+  if (config_.post_norms) add_normed(w.post_attn_norm, thread);
+}
+
+// Head norms, rotary embedding, and the new keys and values into the cache.
+void Forward::rotate_and_write(int layer, int thread) {
+  const LayerWeights& w = weights_.layers[layer];
+  const int dim = config_.head_dim, group = config_.group();
+  const int rope = config_.layers[layer].rope;
+  const auto turn = [&](float* head, const Vector& norm, int position) {
+    if (config_.head_norm) ops_.rms_norm(head, norm.data(), config_.norm_eps, dim, head);
+    if (rope >= 0)
+      ops_.rope(head, ropes_[rope].cosines(position), ropes_[rope].sines(position),
+                ropes_[rope].half());
+  };
+  const Share items = share_of(batch_->tokens * config_.num_kv_heads, thread, pool_.size());
+  for (int item = items.begin; item < items.end; ++item) {
+    const int m = item / config_.num_kv_heads, h = item % config_.num_kv_heads;
+    const int position = space_.positions[m];
+    float* row = space_.qkv + static_cast<ptrdiff_t>(m) * config_.qkv_size();
+    for (int g = 0; g < group; ++g) turn(row + (h * group + g) * dim, w.q_norm, position);
+    float* k = row + config_.q_size() + h * dim;
+    turn(k, w.k_norm, position);
+    const int32_t block = batch_->block_table(space_.sequences[m])[position / kBlockTokens];
+    attention_.write(shape_, cache_.head(layer, h) + block * cache_.block_stride(),
+                     position % kBlockTokens, k, k + config_.kv_size());
+  }
+}
+
+void Forward::attend(int layer, int thread) {
+  const AttentionPlan& plan = plans_[window_of_layer_[layer]];
+  const ThreadWorkspace mine = space_.thread(thread);
+  const int width = config_.group() * config_.head_dim;
+  const Rounded rounded = space_.rounded(space_.attention, batch_->tokens, config_.q_size());
+  // A group's outputs may be rounded by themselves where they are whole blocks of columns.
+  const bool whole = width % kBlockCols == 0;
+  const auto head_of = [&](int token, int head) {
+    return space_.qkv + static_cast<ptrdiff_t>(token) * config_.qkv_size() + head * width;
+  };
+  const size_t slot_floats = partial_floats(shape_) * config_.group();
+
+  const int items = static_cast<int>(plan.items.size());
+  for (int i; (i = attention_tickets_[layer].take()) < items;) {
+    const PlannedItem& planned = plan.items[i];
+    float* q = head_of(planned.first_token, planned.kv_head);
+    const bool split = planned.partition >= 0;
+    const AttentionItem item{
+        .cache = cache_.head(layer, planned.kv_head),
+        .block_stride = cache_.block_stride(),
+        .block_table = batch_->block_table(planned.sequence),
+        .first_position = space_.positions[planned.first_token],
+        .queries = planned.queries,
+        .window = config_.layers[layer].window,
+        .q = q,
+        .q_stride = config_.qkv_size(),
+        .out = q,
+        .out_stride = config_.qkv_size(),
+        .partial = split ? space_.partials + planned.slot * slot_floats : nullptr,
+        .partition = planned.partition};
+    attention_.attend(shape_, item, mine.attention);
+    if (whole && !split)
+      for (int m = 0; m < planned.queries; ++m)
+        round_part(q + static_cast<ptrdiff_t>(m) * config_.qkv_size(), planned.first_token + m,
+                   planned.kv_head * width, width, rounded);
+  }
+
+  if (!plan.merges.empty()) {
+    pool_.barrier();
+    const Share merges = share_of(static_cast<int>(plan.merges.size()), thread, pool_.size());
+    for (int i = merges.begin; i < merges.end; ++i) {
+      const PlannedMerge& planned = plan.merges[i];
+      float* out = head_of(planned.token, planned.kv_head);
+      attention_.merge(shape_, space_.partials + planned.slot * slot_floats, planned.partitions,
+                       mine.attention, out);
+      if (whole) round_part(out, planned.token, planned.kv_head * width, width, rounded);
+    }
+  }
+  if (!whole) {
+    pool_.barrier();
+    const Share rows = share_of(batch_->tokens, thread, pool_.size());
+    for (int m = rows.begin; m < rows.end; ++m) round_row(head_of(m, 0), m, rounded);
+  }
+}
+
+// ---- MLP ------------------------------------------------------------------------------------
+
+void Forward::mlp_block(int layer, int thread, StepClock& clock) {
+  const LayerWeights& w = weights_.layers[layer];
+  const Rounded in = normed(w.mlp_norm, thread);
+  clock.mark(&Timings::other);
+  mlp_tiles(w, in, thread);
+  pool_.barrier();
+  project(w.down, w.down_bias,
+          space_.rounded(space_.inner, batch_->tokens, config_.intermediate_size), thread);
+  pool_.barrier();
+  clock.mark(&Timings::matmul);
+  if (config_.post_norms) add_normed(w.post_mlp_norm, thread);
+}
+
+// The gate's and the up projection's outputs of a tile meet in cache and leave it rounded.
+void Forward::mlp_tiles(const LayerWeights& w, const Rounded& in, int thread) {
+  constexpr ptrdiff_t kStride = kMlpTilePanels * kPanelRows;
+  const ThreadWorkspace mine = space_.thread(thread);
+  const Rounded out =
+      space_.rounded(space_.inner, batch_->tokens, config_.intermediate_size);
+  // In units of two panels, the 32 columns that are rounded together.
+  const Share pairs = share_of((w.up.panels() + 1) / 2, thread, pool_.size());
+  const int panel_end = std::min(pairs.end * 2, w.up.panels());
+  for (int top = 0; top < batch_->tokens; top += kMlpTileRows) {
+    const int rows = std::min(kMlpTileRows, batch_->tokens - top);
+    for (int panel = pairs.begin * 2; panel < panel_end; panel += kMlpTilePanels) {
+      const int panels = std::min(kMlpTilePanels, panel_end - panel), col = panel * kPanelRows;
+      const int cols = std::min(panels * kPanelRows, config_.intermediate_size - col);
+      // Outputs are written at their own row and column, seen from a tile that starts at both.
+      const ptrdiff_t origin = top * kStride + col;
+      product({&w.up, &w.up_bias, 0}, in, top, top + rows, panel, panel + panels,
+              mine.up - origin, kStride);
+      if (config_.gated)
+        product({&w.gate, nullptr, 0}, in, top, top + rows, panel, panel + panels,
+                mine.gate - origin, kStride);
+      for (int m = 0; m < rows; ++m) {
+        float* up = mine.up + m * kStride;
+        if (config_.gated)
+          ops_.gate(config_.activation, mine.gate + m * kStride, up, cols, up);
+        else
+          ops_.activate(config_.activation, nullptr, cols, up);
+        round_part(up, top + m, col, cols, out);
+      }
+    }
+  }
+}
+
+}  // namespace stoker

@@ -1,0 +1,203 @@
+// Python access to a whole model: `runner/cpu.py` is its only user.
+#include "model_bindings.h"
+
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <limits>
+#include <optional>
+#include <stdexcept>
+#include <string>
+
+#include "batch_bindings.h"
+#include "model.h"
+
+namespace nb = nanobind;
+
+namespace stoker {
+namespace {
+
+using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Rows = nb::ndarray<const uint8_t, nb::ndim<2>, nb::device::cpu>;
+
+template <typename T>
+T field(nb::handle object, const char* name) {
+  return nb::cast<T>(object.attr(name));
+}
+
+// None is 0: no cap, no window.
+template <typename T>
+T optional_field(nb::handle object, const char* name) {
+  return nb::cast<std::optional<T>>(object.attr(name)).value_or(T{0});
+}
+
+Activation activation_from(const std::string& name) {
+  if (name == "silu") return Activation::silu;
+  if (name == "gelu_tanh") return Activation::gelu_tanh;
+  if (name == "gelu") return Activation::gelu;
+  throw std::invalid_argument("unknown activation '" + name + "'");
+}
+
+// A `stoker.model.spec.ModelSpec`.
+ModelConfig config_from(nb::handle spec) {
+  ModelConfig c;
+  c.vocab_size = field<int>(spec, "vocab_size");
+  c.hidden_size = field<int>(spec, "hidden_size");
+  c.intermediate_size = field<int>(spec, "intermediate_size");
+  c.num_heads = field<int>(spec, "num_heads");
+  c.num_kv_heads = field<int>(spec, "num_kv_heads");
+  c.head_dim = field<int>(spec, "head_dim");
+  c.max_position = field<int>(spec, "max_position");
+  for (nb::handle layer : spec.attr("layers"))
+    c.layers.push_back({.window = optional_field<int>(layer, "window"),
+                        .rope = nb::cast<std::optional<int>>(layer.attr("rope")).value_or(-1)});
+  for (nb::handle rope : spec.attr("ropes"))
+    c.ropes.push_back({.dim = field<int>(rope, "dim"),
+                       .inv_freq = field<std::vector<double>>(rope, "inv_freq"),
+                       .attention_factor = field<double>(rope, "attention_factor")});
+  c.norm = field<std::string>(spec, "norm") == "rms" ? NormKind::rms : NormKind::layer;
+  c.norm_eps = static_cast<float>(field<double>(spec, "norm_eps"));
+  c.activation = activation_from(field<std::string>(spec, "activation"));
+  c.gated = field<bool>(spec, "gated");
+  c.attention_scale = static_cast<float>(field<double>(spec, "attention_scale"));
+  c.attention_softcap = static_cast<float>(optional_field<double>(spec, "attention_softcap"));
+  c.logit_softcap = static_cast<float>(optional_field<double>(spec, "logit_softcap"));
+  c.embedding_scale = static_cast<float>(field<double>(spec, "embedding_scale"));
+  c.qkv_bias = field<bool>(spec, "qkv_bias");
+  c.output_bias = field<bool>(spec, "output_bias");
+  c.mlp_bias = field<bool>(spec, "mlp_bias");
+  c.head_norm = field<bool>(spec, "head_norm");
+  c.post_norms = field<bool>(spec, "post_norms");
+  c.learned_positions = field<bool>(spec, "learned_positions");
+  c.tied_embeddings = field<bool>(spec, "tied_embeddings");
+  return c;
+}
+
+Isa isa_from(const std::string& name) {
+  for (Isa isa : {Isa::portable, Isa::avx2, Isa::avx512, Isa::amx})
+    if (isa_name(isa) == name && isa_available(isa)) return isa;
+  throw std::invalid_argument("instruction set '" + name +
+                              "' cannot be used here; available_isas() lists those that can");
+}
+
+KVType kv_type_from(const std::string& name) {
+  if (name == "bfloat16") return KVType::bf16;
+  if (name == "float32") return KVType::fp32;
+  throw std::invalid_argument("a key-value cache of '" + name +
+                              "' is not supported; expected bfloat16 or float32");
+}
+
+void make_model(Model* model, nb::handle spec, int64_t num_blocks, const std::string& kv_dtype,
+                int max_num_batched_tokens, int max_num_seqs, int threads,
+                const std::string& isa) {
+  new (model) Model(config_from(spec), {.blocks = num_blocks,
+                                        .kv_type = kv_type_from(kv_dtype),
+                                        .max_tokens = max_num_batched_tokens,
+                                        .max_sequences = max_num_seqs,
+                                        .threads = threads,
+                                        .isa = isa_from(isa)});
+}
+
+void load_matrix(Model& model, const std::string& name, const Rows& data,
+                 const std::string& type_name, int64_t cols,
+                 const std::optional<std::string>& wanted) {
+  const auto type = tensor_type_from_name(type_name);
+  if (!type) throw std::invalid_argument("unknown tensor type '" + type_name + "'");
+  const auto format = wanted ? format_from_name(*wanted) : natural_format(*type);
+  if (!format)
+    throw std::invalid_argument("unknown weight format '" + *wanted +
+                                "'; expected q4, q8 or bf16");
+  const size_t row_bytes = encoded_row_bytes(*type, cols);
+  if (data.shape(1) != row_bytes || data.stride(1) != 1 || data.stride(0) < 0)
+    throw std::invalid_argument(name + ": " + type_name + " rows of " + std::to_string(cols) +
+                                " columns are " + std::to_string(row_bytes) +
+                                " contiguous bytes; got " + std::to_string(data.shape(1)));
+  const EncodedMatrix source{data.data(), *type, static_cast<int64_t>(data.shape(0)), cols,
+                             static_cast<size_t>(data.stride(0))};
+  nb::gil_scoped_release release;
+  model.weights().load_matrix(name, source, *format, model.pool());
+}
+
+// Arrays for n rows of log-probabilities, `width` beside each; the first is None if width < 0.
+struct LogprobResult {
+  nb::object arrays = nb::none();
+  LogprobArrays views;
+
+  LogprobResult(size_t n, int width) {
+    if (width < 0) return;
+    const auto columns = static_cast<size_t>(width);
+    auto logprobs = new_array<float>({n});
+    auto ranks = new_array<int32_t>({n});
+    auto top_ids = new_array<int32_t>({n, columns});
+    auto top_logprobs = new_array<float>({n, columns});
+    views = {width, logprobs.data(), ranks.data(), top_ids.data(), top_logprobs.data()};
+    std::fill_n(top_logprobs.data(), n * columns, -std::numeric_limits<float>::infinity());
+    arrays = nb::make_tuple(logprobs, ranks, top_ids, top_logprobs);
+  }
+};
+
+nb::dict seconds(const Timings& timings) {
+  nb::dict result;
+  result["matmul"] = timings.matmul;
+  result["attention"] = timings.attention;
+  result["sampling"] = timings.sampling;
+  result["other"] = timings.other;
+  return result;
+}
+
+// (token ids, log-probabilities of samples, of scores, embeddings, seconds by kind of work)
+nb::tuple run(Model& model, nb::handle python_batch, bool measure) {
+  BoundBatch bound = bind_batch(python_batch);
+  Batch& batch = bound.batch;
+  const int vocab = model.config().vocab_size;
+  int sample_width = -1, score_width = batch.scores.empty() ? -1 : 0;
+  for (auto& sample : batch.samples) {
+    sample.num_logprobs = std::min(sample.num_logprobs, vocab);
+    sample_width = std::max(sample_width, sample.num_logprobs);
+  }
+  for (auto& score : batch.scores) {
+    score.num_logprobs = std::clamp(score.num_logprobs, 0, vocab);
+    score_width = std::max(score_width, score.num_logprobs);
+  }
+  const auto hidden = static_cast<size_t>(model.config().hidden_size);
+  auto token_ids = new_array<int32_t>({batch.samples.size()});
+  auto embeddings = new_array<float>({static_cast<size_t>(batch.embeds), hidden});
+  const LogprobResult samples(batch.samples.size(), sample_width);
+  const LogprobResult scores(batch.scores.size(), score_width);
+  Timings timings;
+  StepOutput output{.token_ids = token_ids.data(),
+                    .samples = samples.views,
+                    .scores = scores.views,
+                    .embeddings = embeddings.data(),
+                    .timings = measure ? &timings : nullptr};
+  {
+    nb::gil_scoped_release release;
+    model.run(batch, output);
+  }
+  return nb::make_tuple(token_ids, samples.arrays, scores.arrays, embeddings, seconds(timings));
+}
+
+}  // namespace
+
+void bind_model(nb::module_& m) {
+  nb::class_<Model>(m, "Model", "A model's weights, paged cache and threads.")
+      .def("__init__", &make_model, nb::arg("spec"), nb::arg("num_blocks"), nb::arg("kv_dtype"),
+           nb::arg("max_num_batched_tokens"), nb::arg("max_num_seqs"), nb::arg("threads"),
+           nb::arg("isa"))
+      .def("load_matrix", &load_matrix, nb::arg("name"), nb::arg("data"), nb::arg("type"),
+           nb::arg("cols"), nb::arg("format") = nb::none())
+      .def("load_vector",
+           [](Model& model, const std::string& name, const Floats& values) {
+             model.weights().load_vector(name, values.data(), values.shape(0));
+           }, nb::arg("name"), nb::arg("values"))
+      .def("finish_loading", &Model::finish_loading)
+      .def_prop_ro("weight_bytes", [](Model& model) { return model.weights().nbytes(); })
+      .def("run", &run, nb::arg("batch"), nb::arg("measure"),
+           "Compute a step: (token ids, log-probabilities of samples and of scores as (logprobs, "
+           "ranks, top ids, top logprobs) or None, embeddings, seconds by kind of work).");
+}
+
+}  // namespace stoker
