@@ -138,15 +138,14 @@ def test_nothing_left_to_choose_ends_that_answer_with_an_error() -> None:
 
 @pytest.mark.parametrize("block_size", [1, 4])
 def test_preemption_leaves_the_answer_as_it_is(block_size: int) -> None:
-    wanted = params(regex="[abc]{20}(x|yz)[0-9]{15}", n=2, max_tokens=80)
-    alone = answer_alone(PROMPT, wanted)
+    wanted = [params(json=SCHEMA, n=2, max_tokens=90, seed=seed) for seed in range(4)]
     engine = make_engine(112 // block_size, block_size)
-    for i in range(4):
-        engine.submit(str(i), PROMPT, wanted)
+    for seed, one in enumerate(wanted):
+        engine.submit(str(seed), PROMPT, one)
     outputs = finish_all(engine)
     assert engine.stats().num_preemptions > 0
-    for output in outputs.values():
-        assert _texts(output) == _texts(alone)
+    for seed, one in enumerate(wanted):
+        assert _texts(outputs[str(seed)]) == _texts(answer_alone(PROMPT, one))
 
 
 def test_constrained_and_free_requests_share_batches() -> None:
