@@ -96,6 +96,19 @@ bool has_avx512_bf16() {
 #endif
 }
 
+bool has_avx_vnni() {
+#if defined(__x86_64__)
+  static const bool vnni = [] {
+    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+    return isa_available(Isa::avx2) && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) &&
+           (eax & (1u << 4));
+  }();
+  return vnni;
+#else
+  return false;
+#endif
+}
+
 int available_cpus() {
   int cpus = 1;
 #if defined(__linux__)

@@ -20,6 +20,9 @@ bool isa_available(Isa isa);
 // AVX512_BF16 (a dot product of bf16 pairs), which some AVX-512 processors lack.
 bool has_avx512_bf16();
 
+// AVX-VNNI (vpdpbusd on 256 bits), which many processors without AVX-512 have.
+bool has_avx_vnni();
+
 // Processors this process may use: the affinity mask, cut by the cgroup's CPU quota.
 int available_cpus();
 

@@ -4,7 +4,10 @@ namespace stoker {
 
 namespace portable { extern const MatmulKernels kMatmulKernels; }
 #if defined(__x86_64__)
-namespace avx2 { extern const MatmulKernels kMatmulKernels; }
+namespace avx2 {
+extern const MatmulKernels kMatmulKernels;
+extern const MatmulKernels kMatmulKernelsWithVnni;
+}
 namespace avx512 {
 extern const MatmulKernels kMatmulKernels;
 extern const MatmulKernels kMatmulKernelsWithBf16;
@@ -26,8 +29,8 @@ ActivationFormat activation_format(WeightFormat format) {
 
 size_t activation_bytes(ActivationFormat format, int rows, int cols) {
   const size_t blocks = static_cast<size_t>(rows) * blocks_of(cols);
-  if (format == ActivationFormat::bf16) return rounded_up(blocks * kBlockCols * sizeof(uint16_t));
-  return rounded_up(blocks * kBlockCols) + 3 * rounded_up(blocks * sizeof(float));
+  return rounded_up(blocks * (format == ActivationFormat::bf16 ? kBlockCols * sizeof(uint16_t)
+                                                               : sizeof(ActivationBlock)));
 }
 
 Activations lay_out_activations(void* buffer, ActivationFormat format, int rows, int cols) {
@@ -36,19 +39,22 @@ Activations lay_out_activations(void* buffer, ActivationFormat format, int rows,
   x.rows = rows;
   x.cols = cols;
   x.blocks = blocks_of(cols);
-  auto* next = static_cast<uint8_t*>(buffer);
-  if (format == ActivationFormat::bf16) {
-    x.values = reinterpret_cast<uint16_t*>(next);
-    return x;
-  }
-  const size_t blocks = static_cast<size_t>(rows) * x.blocks;
-  const size_t array = rounded_up(blocks * sizeof(float));
-  x.codes = reinterpret_cast<int8_t*>(next);
-  next += rounded_up(blocks * kBlockCols);
-  x.scales = reinterpret_cast<float*>(next);
-  x.neg_sums = reinterpret_cast<int32_t*>(next + array);
-  x.scaled_sums = reinterpret_cast<float*>(next + 2 * array);
+  if (format == ActivationFormat::bf16)
+    x.values = static_cast<uint16_t*>(buffer);
+  else
+    x.quantized = static_cast<ActivationBlock*>(buffer);
   return x;
+}
+
+Activations part_of_row(const Activations& x, int row, int col, int cols) {
+  const ptrdiff_t first = static_cast<ptrdiff_t>(row) * x.blocks + col / kBlockCols;
+  Activations part = x;
+  part.rows = 1;
+  part.cols = cols;
+  part.blocks = blocks_of(cols);
+  if (x.quantized) part.quantized += first;
+  if (x.values) part.values += first * kBlockCols;
+  return part;
 }
 
 const MatmulKernels& matmul_kernels(Isa isa) {
@@ -57,7 +63,7 @@ const MatmulKernels& matmul_kernels(Isa isa) {
     case Isa::amx: return amx::kMatmulKernels;
     case Isa::avx512:
       return has_avx512_bf16() ? avx512::kMatmulKernelsWithBf16 : avx512::kMatmulKernels;
-    case Isa::avx2: return avx2::kMatmulKernels;
+    case Isa::avx2: return has_avx_vnni() ? avx2::kMatmulKernelsWithVnni : avx2::kMatmulKernels;
     case Isa::portable: break;
   }
 #else

@@ -28,18 +28,24 @@ enum class ActivationFormat : int { int8, bf16 };
 // The activations that a matrix of `format` is multiplied with.
 ActivationFormat activation_format(WeightFormat format);
 
+// Thirty-two rounded columns of a row, with what a product with them needs.
+struct ActivationBlock {
+  int8_t codes[kBlockCols];
+  float scale;
+  int32_t neg_sum;     // −Σ codes
+  float scaled_sum;    // scale · Σ codes
+  int32_t padding;
+};
+
 // Rounded activations, in memory that the caller owns. Columns are padded to whole blocks; the
 // padding is written, as zeros, whenever a row is.
 struct Activations {
   ActivationFormat format = ActivationFormat::int8;
   int rows = 0;
   int cols = 0;
-  int blocks = 0;                  // ceil(cols / 32)
-  int8_t* codes = nullptr;         // int8: [rows][blocks · 32]
-  float* scales = nullptr;         // int8: [rows][blocks]
-  int32_t* neg_sums = nullptr;     // int8: [rows][blocks], −Σ codes
-  float* scaled_sums = nullptr;    // int8: [rows][blocks], scale · Σ codes
-  uint16_t* values = nullptr;      // bf16: [rows][blocks · 32]
+  int blocks = 0;                        // ceil(cols / 32)
+  ActivationBlock* quantized = nullptr;  // int8: [rows][blocks]
+  uint16_t* values = nullptr;            // bf16: [rows][blocks · 32]
 };
 
 // Bytes that lay_out_activations needs, a multiple of 64.
@@ -47,6 +53,10 @@ size_t activation_bytes(ActivationFormat format, int rows, int cols);
 
 // Activations in `buffer`, which must be 64-byte aligned and hold activation_bytes.
 Activations lay_out_activations(void* buffer, ActivationFormat format, int rows, int cols);
+
+// Columns [col, col + cols) of row `row`, as one row that can be rounded by itself; `col` begins a
+// block.
+Activations part_of_row(const Activations& x, int row, int col, int cols);
 
 // What a kernel is told: plain numbers, because files compiled for different instruction sets must
 // not share inline functions.

@@ -6,6 +6,7 @@
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <memory>
 #include <new>
@@ -95,11 +96,12 @@ nb::tuple quantize(const Floats& x, const std::string& isa) {
   auto scales = new_array<float>({rows, blocks});
   auto sums = new_array<int32_t>({rows, blocks});
   auto scaled_sums = new_array<float>({rows, blocks});
-  for (size_t i = 0; i < rows * blocks * kBlockCols; ++i) codes.data()[i] = a.codes[i];
   for (size_t i = 0; i < rows * blocks; ++i) {
-    scales.data()[i] = a.scales[i];
-    sums.data()[i] = -a.neg_sums[i];
-    scaled_sums.data()[i] = a.scaled_sums[i];
+    const ActivationBlock& block = a.quantized[i];
+    std::copy(block.codes, block.codes + kBlockCols, codes.data() + i * kBlockCols);
+    scales.data()[i] = block.scale;
+    sums.data()[i] = -block.neg_sum;
+    scaled_sums.data()[i] = block.scaled_sum;
   }
   return nb::make_tuple(codes, scales, sums, scaled_sums);
 }

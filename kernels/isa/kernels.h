@@ -17,7 +17,10 @@ void round_bf16(const float* x, ptrdiff_t x_stride, int row_begin, int row_end,
 void matmul_q4(const MatmulArgs& args);
 void matmul_q8(const MatmulArgs& args);
 void matmul_bf16(const MatmulArgs& args);
-#if defined(STOKER_ISA_avx512)
+#if defined(STOKER_ISA_avx2)
+void matmul_q4_vnni(const MatmulArgs& args);  // with AVX-VNNI
+void matmul_q8_vnni(const MatmulArgs& args);
+#elif defined(STOKER_ISA_avx512)
 void matmul_bf16_dot(const MatmulArgs& args);  // with AVX512_BF16
 #endif
 

@@ -73,7 +73,8 @@ constexpr const Tile* kBf16TilesByWidth[] = {kBf16Tiles<dot, 1>, kBf16Tiles<dot,
 
 template <bool dot>
 void matmul_bf16_tiles(const MatmulArgs& args) {
-  walk_tiles(args, kBf16TilesByWidth<dot>, args.m_end - args.m_begin <= 3 ? 1 : 2, 16);
+  walk_tiles(args, kBf16TilesByWidth<dot>, args.m_end - args.m_begin <= 3 ? 1 : 2,
+             kMaxTileRows, 16);
 }
 
 }  // namespace

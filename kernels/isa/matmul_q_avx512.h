@@ -27,12 +27,11 @@ inline __m512 load_halfs(const uint16_t* p) {
 template <bool q4, bool mins, int MR, int NR>
 void tile(const MatmulArgs& args, int m, int panel, const Ahead& ahead) {
   constexpr int kCodes = q4 ? 256 : 512;
-  const Activations& x = *args.x;
   const ptrdiff_t blocks = args.blocks;
   const uint8_t* codes = args.codes + panel * blocks * kCodes;
   const uint16_t* scales = args.scales + panel * blocks * kPanelRows;
   const uint16_t* min = mins ? args.mins + panel * blocks * kPanelRows : nullptr;
-  const int8_t* a = x.codes + m * blocks * kBlockCols;
+  const ActivationBlock* x = args.x->quantized + m * blocks;
   const __m512i low_bits = _mm512_set1_epi8(15);
 
   __m512 acc[MR][NR];
@@ -47,7 +46,7 @@ void tile(const MatmulArgs& args, int m, int panel, const Ahead& ahead) {
     for (int i = 0; i < MR; ++i) {
       const __m512i start =
           mins ? _mm512_setzero_si512()
-               : _mm512_slli_epi32(_mm512_set1_epi32(x.neg_sums[(m + i) * blocks + b]), q4 ? 3 : 7);
+               : _mm512_slli_epi32(_mm512_set1_epi32(x[i * blocks + b].neg_sum), q4 ? 3 : 7);
 #pragma GCC unroll 4
       for (int j = 0; j < NR; ++j) sum[i][j] = start;
     }
@@ -73,7 +72,7 @@ void tile(const MatmulArgs& args, int m, int panel, const Ahead& ahead) {
         }
 #pragma GCC unroll 8
         for (int i = 0; i < MR; ++i) {
-          const int8_t* row = a + (i * blocks + b) * kBlockCols + quad * 4;
+          const int8_t* row = x[i * blocks + b].codes + quad * 4;
           const __m512i first = broadcast_quad(row), second = broadcast_quad(row + 16);
 #pragma GCC unroll 4
           for (int j = 0; j < NR; ++j) {
@@ -91,7 +90,7 @@ void tile(const MatmulArgs& args, int m, int panel, const Ahead& ahead) {
           w[j] = _mm512_load_si512(codes + (j * blocks + b) * kCodes + quad * 64);
 #pragma GCC unroll 8
         for (int i = 0; i < MR; ++i) {
-          const __m512i v = broadcast_quad(a + (i * blocks + b) * kBlockCols + quad * 4);
+          const __m512i v = broadcast_quad(x[i * blocks + b].codes + quad * 4);
 #pragma GCC unroll 4
           for (int j = 0; j < NR; ++j) sum[i][j] = _mm512_dpbusd_epi32(sum[i][j], w[j], v);
         }
@@ -102,7 +101,7 @@ void tile(const MatmulArgs& args, int m, int panel, const Ahead& ahead) {
       const __m512 d = load_halfs(scales + (j * blocks + b) * kPanelRows);
 #pragma GCC unroll 8
       for (int i = 0; i < MR; ++i) {
-        const __m512 d_sa = _mm512_mul_ps(d, _mm512_set1_ps(x.scales[(m + i) * blocks + b]));
+        const __m512 d_sa = _mm512_mul_ps(d, _mm512_set1_ps(x[i * blocks + b].scale));
         acc[i][j] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[i][j]), d_sa, acc[i][j]);
       }
       if constexpr (mins) {
@@ -110,7 +109,7 @@ void tile(const MatmulArgs& args, int m, int panel, const Ahead& ahead) {
 #pragma GCC unroll 8
         for (int i = 0; i < MR; ++i)
           acc[i][j] = _mm512_fmadd_ps(
-              block_min, _mm512_set1_ps(x.scaled_sums[(m + i) * blocks + b]), acc[i][j]);
+              block_min, _mm512_set1_ps(x[i * blocks + b].scaled_sum), acc[i][j]);
       }
     }
   }
@@ -130,12 +129,8 @@ void matmul_quantized(const MatmulArgs& args) {
   constexpr int kMostRowsSingly = q4 ? 6 : 8;  // up to which memory is the limit
   const int log_width = args.m_end - args.m_begin <= kMostRowsSingly ? 0 : 1;
   walk_tiles(args, args.mins ? kTilesByWidth<q4, true> : kTilesByWidth<q4, false>, log_width,
-             q4 ? 4 : 8);
+             kMaxTileRows, q4 ? 4 : 8);
 }
 
 }  // namespace
-
-void matmul_q4(const MatmulArgs& args) { matmul_quantized<true>(args); }
-void matmul_q8(const MatmulArgs& args) { matmul_quantized<false>(args); }
-
 }  // namespace stoker::STOKER_ISA

@@ -28,26 +28,25 @@ void matmul_quantized(const MatmulArgs& args) {
     for (int m = args.m_begin; m < args.m_end; ++m) {
       float acc[kPanelRows] = {};
       for (int b = 0; b < args.blocks; ++b) {
-        const ptrdiff_t xb = static_cast<ptrdiff_t>(m) * x.blocks + b;
+        const ActivationBlock& xb = x.quantized[static_cast<ptrdiff_t>(m) * x.blocks + b];
         uint8_t unpacked[512];
         const uint8_t* codes = byte_codes(args.codes + (first + b) * kCodes, q4, unpacked);
-        const int8_t* a = x.codes + xb * kBlockCols;
         int sums[kPanelRows];
-        for (int lane = 0; lane < kPanelRows; ++lane) sums[lane] = zero * x.neg_sums[xb];
+        for (int lane = 0; lane < kPanelRows; ++lane) sums[lane] = zero * xb.neg_sum;
         for (int quad = 0; quad < 8; ++quad)
           for (int lane = 0; lane < kPanelRows; ++lane) {
             const uint8_t* w = codes + quad * 64 + lane * 4;
-            const int8_t* v = a + quad * 4;
+            const int8_t* v = xb.codes + quad * 4;
             sums[lane] += w[0] * v[0] + w[1] * v[1] + w[2] * v[2] + w[3] * v[3];
           }
         const uint16_t* scales = args.scales + (first + b) * kPanelRows;
         for (int lane = 0; lane < kPanelRows; ++lane)
           acc[lane] = __builtin_fmaf(static_cast<float>(sums[lane]),
-                                     half_to_float(scales[lane]) * x.scales[xb], acc[lane]);
+                                     half_to_float(scales[lane]) * xb.scale, acc[lane]);
         if (args.mins) {
           const uint16_t* mins = args.mins + (first + b) * kPanelRows;
           for (int lane = 0; lane < kPanelRows; ++lane)
-            acc[lane] = __builtin_fmaf(half_to_float(mins[lane]), x.scaled_sums[xb], acc[lane]);
+            acc[lane] = __builtin_fmaf(half_to_float(mins[lane]), xb.scaled_sum, acc[lane]);
         }
       }
       memcpy(args.out + m * args.out_stride + panel * kPanelRows, acc, lanes * sizeof(float));

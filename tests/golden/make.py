@@ -13,6 +13,9 @@ whose own converter writes the GGUF files. For every model:
 every part of the architecture matters: norms are not all ones, biases not all zero.
 """
 
+# torch, transformers and llama.cpp are not in the project's environment.
+# mypy: disable-error-code="import-not-found"
+
 from __future__ import annotations
 
 import argparse
@@ -20,6 +23,7 @@ import json
 import shutil
 import sys
 import tempfile
+import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -236,7 +240,7 @@ def make(golden: Golden, generator: torch.Generator) -> None:
         directory, dtype=torch.float32, attn_implementation="eager"
     ).eval()
 
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, Any] = {}
     for length in golden.prompts:
         ids = torch.randint(VOCAB, (1, length), generator=generator)
         with torch.no_grad():
@@ -282,7 +286,9 @@ def main() -> None:
         if golden.gguf:
             convert(golden)
         print(golden.name)
+    gguf_project = (arguments.llama_cpp / "gguf-py" / "pyproject.toml").read_text()
     versions = {
+        "gguf, of llama.cpp": tomllib.loads(gguf_project)["project"]["version"],
         "numpy": np.__version__,
         "torch": torch.__version__,
         "transformers": transformers.__version__,

@@ -283,7 +283,7 @@ def unpacked(
     blocks = data.reshape(data.shape[0], -1, {"Q8_0": 34, "Q4_0": 18, "Q4_1": 20}[type_])
     d = np.ascontiguousarray(blocks[:, :, :2]).view(np.float16)[:, :, 0]
     if type_ == "Q8_0":
-        return blocks[:, :, 2:] ^ 0x80, d, None
+        return blocks[:, :, 2:] ^ np.uint8(0x80), d, None
     nibbles = blocks[:, :, -16:]
     codes = np.concatenate([nibbles & 15, nibbles >> 4], axis=2)
     if type_ == "Q4_0":
@@ -310,12 +310,11 @@ class TestQuantizedProducts:
     @pytest.mark.parametrize("sign", [1, -1])
     def test_no_sum_saturates(self, isa: str, type_: str, code: int, sign: int) -> None:
         """All codes at an extreme and all activations at ±127."""
-        data = np.full((17, 2, {"Q8_0": 34, "Q4_0": 18, "Q4_1": 20}[type_]), code, np.uint8)
-        data[:, :, :4] = code  # then the true fields over it
-        data[:, :, :2] = np.array([0.5], np.float16).view(np.uint8)
+        blocks = np.full((17, 2, {"Q8_0": 34, "Q4_0": 18, "Q4_1": 20}[type_]), code, np.uint8)
+        blocks[:, :, :2] = np.array([0.5], np.float16).view(np.uint8)
         if type_ == "Q4_1":
-            data[:, :, 2:4] = np.array([-3.0], np.float16).view(np.uint8)
-        data = data.reshape(17, -1)
+            blocks[:, :, 2:4] = np.array([-3.0], np.float16).view(np.uint8)
+        data = blocks.reshape(17, -1)
         x = np.full((5, 64), 127 * sign, np.float32)
         expected = product_by_rule(x, *unpacked(data, type_), zero=8 if type_ == "Q4_0" else 128)
         out = _kernels.matmul(x, _kernels.pack(data, type_, 64), isa)

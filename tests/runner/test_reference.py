@@ -9,14 +9,22 @@ import numpy as np
 import pytest
 
 from stoker.model.loader import LoadedModel, open_model
-from stoker.runner.base import Batch, CacheConfig, Float32Array, Int32Array, SampleRows, ScoreRows
+from stoker.runner.base import (
+    Batch,
+    CacheConfig,
+    Float32Array,
+    Int32Array,
+    ModelRunner,
+    SampleRows,
+    ScoreRows,
+)
 from stoker.runner.reference import ReferenceRunner
 from stoker.runner.sampling import NO_TOKEN, top_logprobs
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 NAMES = sorted(path.stem for path in GOLDEN.glob("*.npz"))
 CHECKPOINTS = sorted(
-    path.name for path in GOLDEN.iterdir() if path.is_dir() or path.suffix == ".gguf"
+    path.name for path in GOLDEN.iterdir() if path.suffix != ".npz" and path.stem in NAMES
 )
 LONGROPE_ORIGINAL = 16
 BLOCK = 4
@@ -174,8 +182,10 @@ class TestStep:
     def test_samples_the_rows_asked_for(
         self, model: ReferenceRunner, tokens: Int32Array, expected: Float32Array
     ) -> None:
+        interface: ModelRunner = model
         step = batch((tokens, 0, ids(*range(10))), sample=greedy(39, 3, 39))
-        result = model.run(step)
+        result = interface.run(step)
+        assert interface.cache == CACHE
         assert result.token_ids.tolist() == expected[[39, 3, 39]].argmax(axis=1).tolist()
         assert result.token_ids.dtype == np.int32
         assert result.logprobs is None

@@ -36,9 +36,9 @@ class IncrementalDetokenizer:
         self._text = tokenizer.vocabulary.token_text
         self._bytes = tokenizer.vocabulary.token_bytes
         self._skip: frozenset[int] = tokenizer.special_ids if skip_special_tokens else frozenset()
-        self._at_start = tokenizer.strip_leading_space and not prompt_ids
+        self._at_start = tokenizer.strip_leading_space and len(prompt_ids) == 0
         self._pending = b""
-        if prompt_ids:
+        if len(prompt_ids):
             tail = b"".join(map(self._bytes, prompt_ids[-_LONGEST_CHARACTER:]))
             self._pending = tail[utf_8_decode(tail, "replace", False)[1] :]
 

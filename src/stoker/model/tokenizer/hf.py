@@ -18,6 +18,7 @@ from stoker.errors import ModelCorrupt, ModelNotFound
 from stoker.model.tokenizer.parts import TokenizerParts
 from stoker.model.tokenizer.pretokenizers import pre_tokenizer
 from stoker.model.tokenizer.vocabulary import TokenEncoding
+from stoker.model.weights.files import read_json
 
 Json = Mapping[str, object]
 
@@ -168,15 +169,7 @@ def _token_text(value: object) -> str | None:
 
 def _read_json(path: Path) -> Json:
     """The object in a JSON file, or an empty one if there is no such file."""
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(_read_text(path))
-    except ValueError as error:
-        raise ModelCorrupt(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise ModelCorrupt(f"{path} holds a {type(value).__name__}, expected an object")
-    return value
+    return read_json(path) if path.is_file() else {}
 
 
 def _read_text(path: Path) -> str:

@@ -1,0 +1,45 @@
+"""From a model's path to a `ServedModel`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stoker.engine.async_engine import AsyncEngine
+from stoker.engine.config import EngineConfig
+from stoker.engine.factory import build_engine
+from stoker.model.template import ChatTemplate
+from stoker.server.state import ServedModel
+from stoker.telemetry.metrics import EngineMetrics
+
+
+def load_model(
+    path: Path, config: EngineConfig, *, name: str, chat_template: str | None = None
+) -> ServedModel:
+    """Load the model at `path` and start its engine.
+
+    `name` labels its metrics; `chat_template` is Jinja text in place of the model's own.
+    Raises `ModelError`, `MemoryPlanError` or `TemplateError`.
+    """
+    engine = build_engine(path, config)
+    template = ChatTemplate.of(engine.tokenizer, chat_template)
+    cache = engine.runner.cache
+    metrics = EngineMetrics(
+        engine.stats,
+        model_name=name,
+        max_model_len=engine.max_model_len,
+        cache_config={
+            "block_size": str(cache.block_size),
+            "cache_dtype": cache.dtype,
+            "enable_prefix_caching": str(config.enable_prefix_caching),
+            "num_gpu_blocks": str(cache.num_blocks),
+            "num_cpu_blocks": "0",
+        },
+    )
+    engine.step_listener = metrics.record
+    return ServedModel(
+        engine=AsyncEngine(engine),
+        tokenizer=engine.tokenizer,
+        template=template,
+        max_model_len=engine.max_model_len,
+        metrics=metrics,
+    )

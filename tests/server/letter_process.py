@@ -1,0 +1,33 @@
+"""`python -m tests.server.letter_process DELAY DRAIN`: a server of letters in its own process.
+
+Prints its address when it is ready.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from stoker.server.app import create_app
+from stoker.server.config import ServerConfig
+from stoker.server.listen import bind
+from stoker.server.run import serve
+from stoker.telemetry.logging import setup_logging
+from tests.server.doubles import letter_model
+
+
+def main() -> None:
+    delay, drain = (float(argument) for argument in sys.argv[1:])
+    setup_logging()
+    listener = bind("127.0.0.1", 0)
+    app = create_app(ServerConfig(served_names=("letters",)), lambda: letter_model(delay=delay))
+    port = listener.getsockname()[1]
+    serve(
+        app,
+        listener,
+        drain_timeout=drain,
+        on_ready=lambda: print(f"http://127.0.0.1:{port}", flush=True),
+    )
+
+
+if __name__ == "__main__":
+    main()
