@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from stoker.cli import models
+from stoker.cli import models, plan
 from stoker.cli.serve import serve
 from stoker.errors import StokerError
 
@@ -25,6 +25,7 @@ app.command("pull")(models.pull)
 app.command("list")(models.list_models)
 app.command("show")(models.show)
 app.command("rm")(models.remove)
+app.command("plan")(plan.plan)
 
 
 def main() -> None:
