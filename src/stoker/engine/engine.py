@@ -140,7 +140,10 @@ class Engine:
         request = self._requests.pop(request_id, None)
         if request is None:
             return None
-        output = self._processor.abort(request, self._clock())
+        stats = StepStats()
+        output = self._processor.abort(request, self._clock(), stats)
+        if self.step_listener is not None:
+            self.step_listener(stats)
         self._check_if_idle()
         return output
 
