@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 import httptools
 
+from stoker.api.errors import ApiError, bad_request
 from stoker.router.request import Request
 from stoker.router.wire import (
-    JSON,
     Headers,
-    error_body,
+    error_headers,
     join_headers,
     own_headers,
     status_line,
@@ -58,7 +58,7 @@ class ClientConnection(asyncio.Protocol):
         self._server = server
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpRequestParser(self)
-        self._waiting: deque[Request | _BadRequest] = deque()
+        self._waiting: deque[Request | ApiError] = deque()
         self._request: Request | None = None
         self._work: Work | None = None
         self._chunked = False
@@ -108,9 +108,9 @@ class ClientConnection(asyncio.Protocol):
                 return
         except httptools.HttpParserCallbackError as error:
             cause = error.__context__
-            self._bad(cause if isinstance(cause, _BadRequest) else _BadRequest(400, str(error)))
+            self._bad(cause if isinstance(cause, ApiError) else bad_request(str(error)))
         except httptools.HttpParserError as error:
-            self._bad(_BadRequest(400, f"not an HTTP/1.1 request: {error}"))
+            self._bad(bad_request(f"Not an HTTP/1.1 request: {error}."))
         self._next()
 
     def pause_writing(self) -> None:
@@ -144,14 +144,15 @@ class ClientConnection(asyncio.Protocol):
     def _count_head(self, size: int) -> None:
         self._head_bytes += size
         if self._head_bytes > _MAX_HEAD_BYTES:
-            raise _BadRequest(431, f"the request's header is larger than {_MAX_HEAD_BYTES} bytes")
+            message = f"The request's header is larger than {_MAX_HEAD_BYTES} bytes."
+            raise ApiError(431, message, code="header_too_large")
 
     def on_headers_complete(self) -> None:
         limit = self._server.config.router.body_limit
         for name, value in self._headers:
             if name == b"content-length":
                 if int(value) > limit:
-                    raise _too_large(limit)
+                    raise _body_too_large(limit)
             elif name == b"expect":
                 self._go_on(value)
 
@@ -164,7 +165,7 @@ class ClientConnection(asyncio.Protocol):
     def on_body(self, chunk: bytes) -> None:
         limit = self._server.config.router.body_limit
         if len(self._body) + len(chunk) > limit:
-            raise _too_large(limit)
+            raise _body_too_large(limit)
         if not self._body:
             self._body = chunk
         elif isinstance(self._body, bytearray):
@@ -190,7 +191,7 @@ class ClientConnection(asyncio.Protocol):
 
     # -- one request after another
 
-    def _bad(self, error: _BadRequest) -> None:
+    def _bad(self, error: ApiError) -> None:
         """What came cannot be read as a request, so nothing after it can either."""
         self._closing = True
         self._waiting.append(error)
@@ -202,13 +203,12 @@ class ClientConnection(asyncio.Protocol):
                 return  # the last answer has not left yet
             self.deadline = _NEVER
             first = self._waiting.popleft()
-            if isinstance(first, _BadRequest):
+            if isinstance(first, ApiError):
                 self._request = Request(b"GET", b"/", [], b"", keep_alive=False)
                 self._request.id = new_request_id()
                 self._lingering = True
-                body = error_body(str(first), type_="invalid_request_error", code="bad_request")
-                headers = [JSON, *own_headers(self._request.id, "bad request")]
-                self.respond(first.status, headers, body)
+                headers = error_headers(first) + own_headers(self._request.id, "refused")
+                self.respond(first.status, headers, first.body())
                 return
             self._request = first
             self._work = self._server.handle(first, self)
@@ -265,7 +265,7 @@ class ClientConnection(asyncio.Protocol):
             if self._transport is not None:
                 self._transport.abort()
         elif self._in_request:
-            self._bad(_BadRequest(408, "the request did not arrive in time"))
+            self._bad(ApiError(408, "The request did not arrive in time.", code="timeout"))
             self._next()
         else:
             self.close_if_idle()
@@ -315,8 +315,8 @@ class ClientConnection(asyncio.Protocol):
         if self._request is None or transport is None:
             return
         if event_stream:
-            error = error_body(message, type_="server_error", code="engine_failed")
-            self.write(b"\n\ndata: %b\n\n" % error)
+            error = ApiError(502, message, kind="server_error", code="engine_failed")
+            self.write(b"\n\ndata: %b\n\n" % error.body())
             self.finish()
         else:
             self._closing = True
@@ -331,11 +331,6 @@ class ClientConnection(asyncio.Protocol):
         return b"%b%b%b\r\n" % (status_line(status), join_headers(headers), framing)
 
 
-class _BadRequest(Exception):
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-def _too_large(limit: int) -> _BadRequest:
-    return _BadRequest(413, f"the request's body is larger than {limit} bytes")
+def _body_too_large(limit: int) -> ApiError:
+    message = f"The request's body is larger than {limit} bytes (router.body_limit)."
+    return ApiError(413, message, code="request_too_large")
