@@ -37,18 +37,44 @@ def serve(
         typer.Option(help="Longest prompt plus answer, in tokens.", rich_help_panel=_ENGINE),
     ] = None,
     max_num_seqs: Annotated[
-        int, typer.Option(help="Sequences running at the same time.", rich_help_panel=_ENGINE)
-    ] = 128,
+        int | None,
+        typer.Option(help="Sequences running at the same time.", rich_help_panel=_ENGINE),
+    ] = None,
     max_num_batched_tokens: Annotated[
-        int, typer.Option(help="Tokens computed in one step.", rich_help_panel=_ENGINE)
-    ] = 512,
+        int | None, typer.Option(help="Tokens computed in one step.", rich_help_panel=_ENGINE)
+    ] = None,
+    long_prefill_token_threshold: Annotated[
+        int | None,
+        typer.Option(help="Most tokens of one prompt in a step.", rich_help_panel=_ENGINE),
+    ] = None,
     kv_cache_memory_bytes: Annotated[
         int | None,
         typer.Option(help="Memory for keys and values.", rich_help_panel=_ENGINE),
     ] = None,
+    kv_cache_dtype: Annotated[
+        str | None,
+        typer.Option(help="auto, bfloat16, float32 or int8.", rich_help_panel=_ENGINE),
+    ] = None,
     block_size: Annotated[
-        int, typer.Option(help="Tokens per cache block.", rich_help_panel=_ENGINE)
-    ] = 16,
+        int | None, typer.Option(help="Tokens per cache block.", rich_help_panel=_ENGINE)
+    ] = None,
+    weight_format: Annotated[
+        str | None,
+        typer.Option(
+            "--weight-format",
+            "--quantization",
+            help="auto (as the file has them), q4, q8 or bf16.",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(help="Threads; default: the cores available.", rich_help_panel=_ENGINE),
+    ] = None,
+    isa: Annotated[
+        str | None,
+        typer.Option(help="Instruction set; default: the best there is.", rich_help_panel=_ENGINE),
+    ] = None,
     enable_prefix_caching: Annotated[
         bool,
         typer.Option(
@@ -58,22 +84,27 @@ def serve(
         ),
     ] = True,
     scheduling_policy: Annotated[
-        str, typer.Option(help="fcfs, or priority: by the request's.", rich_help_panel=_ENGINE)
-    ] = "fcfs",
+        str | None,
+        typer.Option(help="fcfs, or priority: by the request's.", rich_help_panel=_ENGINE),
+    ] = None,
+    max_logprobs: Annotated[
+        int | None,
+        typer.Option(help="Most log-probabilities per token.", rich_help_panel=_ENGINE),
+    ] = None,
     max_waiting_requests: Annotated[
-        int,
+        int | None,
         typer.Option(
             help="Requests waiting before new ones get a 429; 0: no limit.",
             rich_help_panel=_ENGINE,
         ),
-    ] = 4096,
+    ] = None,
     max_waiting_tokens: Annotated[
-        int,
+        int | None,
         typer.Option(
             help="Prompt tokens waiting before new requests get a 429; 0: no limit.",
             rich_help_panel=_ENGINE,
         ),
-    ] = 0,
+    ] = None,
     seed: Annotated[
         int | None,
         typer.Option(help="Seeds requests that bring none.", rich_help_panel=_ENGINE),
@@ -145,17 +176,26 @@ def serve(
     from stoker.telemetry.logging import setup_logging
 
     setup_logging(as_json=log_json)
-    engine_config = EngineConfig(
-        max_model_len=max_model_len,
-        max_num_seqs=max_num_seqs,
-        max_num_batched_tokens=max_num_batched_tokens,
-        kv_cache_memory_bytes=kv_cache_memory_bytes,
-        block_size=block_size,
-        enable_prefix_caching=enable_prefix_caching,
-        scheduling_policy=scheduling_policy,  # type: ignore[arg-type]  # checked by EngineConfig
-        max_waiting_requests=max_waiting_requests,
-        max_waiting_tokens=max_waiting_tokens,
-        seed=seed,
+    settings: dict[str, object] = {
+        "max_model_len": max_model_len,
+        "max_num_seqs": max_num_seqs,
+        "max_num_batched_tokens": max_num_batched_tokens,
+        "long_prefill_token_threshold": long_prefill_token_threshold,
+        "scheduling_policy": scheduling_policy,
+        "enable_prefix_caching": enable_prefix_caching,
+        "block_size": block_size,
+        "kv_cache_dtype": kv_cache_dtype,
+        "kv_cache_memory_bytes": kv_cache_memory_bytes,
+        "max_logprobs": max_logprobs,
+        "max_waiting_requests": max_waiting_requests,
+        "max_waiting_tokens": max_waiting_tokens,
+        "weight_format": weight_format,
+        "threads": threads,
+        "isa": isa,
+        "seed": seed,
+    }
+    engine_config = EngineConfig.from_mapping(
+        {name: value for name, value in settings.items() if value is not None}
     )
     names = tuple(served_model_name or [model.removeprefix("hf:")])
     server_config = ServerConfig(
@@ -174,7 +214,7 @@ def serve(
 
     from stoker.model.store import resolve
 
-    path = resolve(model)
+    path = str(resolve(model))
 
     # The model loads in a thread, in native code for the most part, while this one imports the
     # server.
@@ -187,7 +227,7 @@ def serve(
 
         try:
             loading.set_result(
-                load_model(path, engine_config, name=names[0], chat_template=template)
+                load_model(path, engine_config, served_name=names[0], chat_template=template)
             )
         except BaseException as error:
             loading.set_exception(error)

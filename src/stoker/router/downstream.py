@@ -29,6 +29,7 @@ _MAX_REQUEST_ID = 128
 # or the client would see a reset instead of the reason.
 _LINGER_S = 2.0
 _NEVER = float("inf")
+_BODILESS = (204, 304)
 
 _id_prefix = f"req-{os.urandom(6).hex()}".encode()
 _id_numbers = itertools.count(1)
@@ -65,6 +66,7 @@ class ClientConnection(asyncio.Protocol):
         self._closing = False
         self._lingering = False
         self._reading = True
+        self._begun = 0
         self._flushing = False
         self.deadline = _NEVER
         """When the client has been idle, or slow with its request, for too long."""
@@ -77,6 +79,7 @@ class ClientConnection(asyncio.Protocol):
         self._body: bytes | bytearray = b""
         self._head_bytes = 0
         self._in_request = False
+        self._in_head = False
 
     # -- asyncio.Protocol
 
@@ -97,21 +100,38 @@ class ClientConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._closing:
             return
+        # The request that all of `data` belongs to, if it belongs to one.
+        whole = self._begun if self._in_request else self._begun + 1
+        try:
+            self._feed(data)
+            if self._in_head and self._begun == whole:
+                self._count_head(len(data))  # no callback sees a field without an end
+        except ApiError as error:
+            self._bad(error)
+        self._next()
+
+    def _feed(self, data: bytes) -> None:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            # Nothing here speaks another protocol, so the offer is ignored (RFC 9110, 7.8).
+            # Nothing here speaks another protocol, so the offer is ignored (RFC 9110, 7.8): the
+            # same request again, without it.
+            head = self._head_without_upgrade()
             self._parser = httptools.HttpRequestParser(self)
-            rest = data[upgrade.args[0] :]
-            if rest:
-                self.data_received(rest)
-                return
+            self._feed(head + data[upgrade.args[0] :])
         except httptools.HttpParserCallbackError as error:
             cause = error.__context__
-            self._bad(cause if isinstance(cause, ApiError) else bad_request(str(error)))
+            raise cause if isinstance(cause, ApiError) else error from None
         except httptools.HttpParserError as error:
-            self._bad(bad_request(f"Not an HTTP/1.1 request: {error}."))
-        self._next()
+            raise bad_request(f"Not an HTTP/1.1 request: {error}.") from None
+
+    def _head_without_upgrade(self) -> bytes:
+        method, version = self._parser.get_method(), self._parser.get_http_version().encode()
+        fields = [field for field in self._headers if field[0] not in (b"upgrade", b"connection")]
+        if not self._parser.should_keep_alive():
+            fields.append((b"connection", b"close"))
+        line = b"%b %b HTTP/%b\r\n" % (method, self._target, version)
+        return line + join_headers(fields) + b"\r\n"
 
     def pause_writing(self) -> None:
         self._flushing = True
@@ -129,7 +149,8 @@ class ClientConnection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         self._begin()
-        self._in_request = True
+        self._in_request = self._in_head = True
+        self._begun += 1
         if self._request is None and not self._waiting:
             self._rest()
 
@@ -148,6 +169,7 @@ class ClientConnection(asyncio.Protocol):
             raise ApiError(431, message, code="header_too_large")
 
     def on_headers_complete(self) -> None:
+        self._in_head = False
         limit = self._server.config.router.body_limit
         for name, value in self._headers:
             if name == b"content-length":
@@ -175,6 +197,8 @@ class ClientConnection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         parser = self._parser
+        if parser.should_upgrade():
+            return  # to be parsed once more
         request = Request(
             parser.get_method(),
             self._target,
@@ -276,7 +300,8 @@ class ClientConnection(asyncio.Protocol):
         request, transport = self._request, self._transport
         if request is None or transport is None:
             return
-        head = self._head(status, headers, b"content-length: %d\r\n" % len(body))
+        length = b"" if status in _BODILESS else b"content-length: %d\r\n" % len(body)
+        head = self._head(status, headers, length)
         transport.write(head if request.method == b"HEAD" else head + body)
         self._answered()
 

@@ -1,31 +1,28 @@
-"""From a model's path to a `ServedModel`."""
+"""From a model's name to a `ServedModel`."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 from stoker.engine.async_engine import AsyncEngine
 from stoker.engine.config import EngineConfig
 from stoker.engine.factory import build_engine
-from stoker.model.template import ChatTemplate
 from stoker.server.state import ServedModel
 from stoker.telemetry.metrics import EngineMetrics
 
 
 def load_model(
-    path: Path, config: EngineConfig, *, name: str, chat_template: str | None = None
+    model: str, config: EngineConfig, *, served_name: str, chat_template: str | None = None
 ) -> ServedModel:
-    """Load the model at `path` and start its engine.
+    """Load a model and start its engine.
 
-    `name` labels its metrics; `chat_template` is Jinja text in place of the model's own.
+    `served_name` labels its metrics; `chat_template` is Jinja text in place of the model's own.
     Raises `ModelError`, `MemoryPlanError` or `TemplateError`.
     """
-    engine = build_engine(path, config)
-    template = ChatTemplate.of(engine.tokenizer, chat_template)
+    loaded = build_engine(model, config, chat_template=chat_template)
+    engine = loaded.engine
     cache = engine.runner.cache
     metrics = EngineMetrics(
         engine.stats,
-        model_name=name,
+        model_name=served_name,
         max_model_len=engine.max_model_len,
         cache_config={
             "block_size": str(cache.block_size),
@@ -38,8 +35,8 @@ def load_model(
     engine.step_listener = metrics.record
     return ServedModel(
         engine=AsyncEngine(engine),
-        tokenizer=engine.tokenizer,
-        template=template,
+        tokenizer=loaded.tokenizer,
+        template=loaded.template,
         max_model_len=engine.max_model_len,
         metrics=metrics,
     )
