@@ -70,7 +70,7 @@ constexpr const Tile* kBf16Tiles[] = {kOnePanel, kTwoPanels, kFourPanels};
 void matmul_bf16(const MatmulArgs& args) {
   const int rows = args.m_end - args.m_begin;
   const int log_width = rows == 1 ? 2 : rows == 2 ? 1 : 0;
-  walk_tiles(args, kBf16Tiles, log_width, kMaxTileRows >> log_width, 16);
+  walk_tiles(args, kBf16Tiles, log_width, 4 >> log_width, 16);
 }
 
 }  // namespace stoker::STOKER_ISA

@@ -126,7 +126,7 @@ constexpr const Tile* kTilesByWidth[] = {kTiles<q4, mins, 1>, kTiles<q4, mins, 2
 
 template <bool q4>
 void matmul_quantized(const MatmulArgs& args) {
-  constexpr int kMostRowsSingly = q4 ? 6 : 8;  // up to which memory is the limit
+  constexpr int kMostRowsSingly = q4 ? 4 : 6;  // up to which memory is the limit
   const int log_width = args.m_end - args.m_begin <= kMostRowsSingly ? 0 : 1;
   walk_tiles(args, args.mins ? kTilesByWidth<q4, true> : kTilesByWidth<q4, false>, log_width,
              kMaxTileRows, q4 ? 4 : 8);
