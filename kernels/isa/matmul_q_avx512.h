@@ -116,6 +116,8 @@ void tile(const MatmulArgs& args, int m, int panel, const Ahead& ahead) {
   store_tile(args, m, panel, acc);
 }
 
+constexpr int kMaxTileRows = 6;
+
 template <bool q4, bool mins, int NR>
 constexpr Tile kTiles[kMaxTileRows] = {tile<q4, mins, 1, NR>, tile<q4, mins, 2, NR>,
                                        tile<q4, mins, 3, NR>, tile<q4, mins, 4, NR>,
