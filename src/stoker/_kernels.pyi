@@ -79,6 +79,23 @@ def top_logprobs(
 
 _Logprobs = tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]
 
+def packed_size(
+    type: str,  # noqa: A002
+    rows: int,
+    cols: int,
+    format: str | None = None,  # noqa: A002
+) -> tuple[int, str]: ...
+def block_bytes(spec: ModelSpec, kv_dtype: str) -> int: ...
+def workspace_bytes(
+    spec: ModelSpec,
+    kv_dtype: str,
+    max_num_batched_tokens: int,
+    max_num_seqs: int,
+    threads: int,
+    int8: bool,
+    bf16: bool,
+) -> int: ...
+
 class Model:
     def __init__(
         self,
@@ -102,6 +119,8 @@ class Model:
     def finish_loading(self) -> None: ...
     @property
     def weight_bytes(self) -> int: ...
+    @property
+    def workspace_bytes(self) -> int: ...
     def run(
         self, batch: Batch, measure: bool
     ) -> tuple[
