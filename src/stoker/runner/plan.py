@@ -42,7 +42,8 @@ def cpu_memory(
     weight_bytes, formats = 0, set()
     for name, shape in weight_shapes(spec).items():
         if is_matrix(name, shape):
-            nbytes, packed = _kernels.packed_size(weights[name].type, *shape, weight_format)
+            rows, cols = shape
+            nbytes, packed = _kernels.packed_size(weights[name].type, rows, cols, weight_format)
             weight_bytes += nbytes
             formats.add(packed)
         else:
