@@ -14,7 +14,7 @@ from stoker.engine.engine import Engine
 from stoker.engine.factory import build_engine
 from stoker.engine.outputs import BeamSearchOutput, BeamSearchSequence, RequestOutput
 from stoker.engine.progress import Advance, progress_bar
-from stoker.engine.prompts import Prompt, PromptType, as_list, tokenize
+from stoker.engine.prompts import Prompt, PromptType, as_list, open_last_message, tokenize
 from stoker.engine.sampling_params import BeamSearchParams, RequestOutputKind, SamplingParams
 from stoker.errors import InvalidRequest
 from stoker.model.template import ChatTemplate
@@ -117,14 +117,16 @@ class LLM:
         template = self._template
         if chat_template is not None:
             template = ChatTemplate.of(self._tokenizer, chat_template)
-        variables = dict(chat_template_kwargs or {})
-        if continue_final_message:
-            variables["continue_final_message"] = True
         prompts: list[PromptType] = []
         for conversation in _conversations(messages):
             text = template.render(
-                conversation, tools, add_generation_prompt=add_generation_prompt, **variables
+                conversation,
+                tools,
+                add_generation_prompt=add_generation_prompt,
+                **(chat_template_kwargs or {}),
             )
+            if continue_final_message:
+                text = open_last_message(text, conversation[-1])
             ids = self._tokenizer.encode(text, add_special_tokens=False)
             prompts.append({"prompt_token_ids": ids, "prompt": text})
         return self.generate(prompts, sampling_params, use_tqdm=use_tqdm)
