@@ -133,7 +133,7 @@ def test_an_interrupted_run_leaves_nothing_behind(
 
 
 def test_more_prompts_than_may_run_or_wait(llm: LLM) -> None:
-    prompts: list[PromptType] = [f"prompt {i}" for i in range(50)]
+    prompts = [f"prompt {i}" for i in range(50)]
     outputs = llm.generate(prompts, GREEDY, use_tqdm=False)
     assert [output.prompt for output in outputs] == prompts
     assert [output.outputs for output in outputs] == [last_of(prompt) for prompt in prompts]
