@@ -214,6 +214,20 @@ def test_an_unknown_setting_is_refused() -> None:
         LLM("any", tensor_parallel=2)
 
 
+@pytest.mark.usefixtures("llm")
+def test_settings_of_vllm_without_effect_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    LLM("any", gpu_memory_utilization=0.9, trust_remote_code=True, max_num_seqs=2)
+    assert caplog.messages == [
+        "without effect in Stoker: gpu_memory_utilization, trust_remote_code"
+    ]
+
+
+def test_without_parameters_the_defaults_are_used(llm: LLM) -> None:
+    (output,) = llm.generate("Hi", use_tqdm=False)
+    assert len(output.outputs[0].token_ids) <= 16
+    assert llm.get_default_sampling_params() == SamplingParams()
+
+
 def test_importing_stoker_imports_nothing_else() -> None:
     code = (
         "import sys, stoker; before = set(sys.modules);"
