@@ -18,7 +18,10 @@ RELOAD_INTERVAL = 1.0
 
 
 class KeyRing:
-    """Says whether a key is known, in a time that does not depend on how much of it is right."""
+    """Says whether a key is known, in a time that does not depend on how much of it is right.
+
+    A file holds a key a line; `#` begins a comment. It is read again when it changes.
+    """
 
     def __init__(self, keys: Iterable[str] = (), file: Path | None = None) -> None:
         """Raises `InvalidRequest` if `file` cannot be read."""
