@@ -244,3 +244,13 @@ def test_a_lower_priority_value_goes_first(start: Start) -> None:
         thread.join()
     assert server.model.engine.stats().num_preemptions == 0
     assert ended == [0, 3, 4, 5]
+
+
+def test_a_list_of_prompts_is_taken_whole_or_not_at_all(start: Start) -> None:
+    server = start(lambda: letter_model(delay=0.01))
+    answer = server.post("/v1/completions", json=LONG | {"prompt": [[97], [98], [99999]]})
+    assert answer.status_code == 400
+    server.wait_until(lambda: server.blocks_in_use() == 0)
+    stats = server.model.engine.stats()
+    assert set(stats.finished) <= {"abort"}
+    assert stats.steps < 200
