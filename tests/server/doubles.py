@@ -37,6 +37,8 @@ SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 END = 258
 """The id of `<|im_end|>`."""
 VOCABULARY = 259
+BROKEN = ord("!")
+"""After this token the numbers are not finite."""
 
 
 def byte_tokenizer() -> Tokenizer:
@@ -89,6 +91,7 @@ class LetterRunner:
         for row, extras in enumerate(sample.extras):
             if extras is not None and extras.banned_ids is not None and END in extras.banned_ids:
                 tokens[row] = 97 if tokens[row] == END else tokens[row]
+        tokens[last == BROKEN] = -1
         scores = None
         if batch.score is not None:
             scores = _table(batch.score.targets, batch.score.num_logprobs)

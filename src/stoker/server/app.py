@@ -38,7 +38,7 @@ LoadModel = Callable[[], ServedModel]
 """Loads the model; called in a thread, while the server already answers (with 503)."""
 
 
-def create_app(config: ServerConfig, load: LoadModel) -> FastAPI:
+def create_app(config: ServerConfig, keys: KeyRing, load: LoadModel) -> FastAPI:
     """An application that answers for the model that `load` brings."""
     state = ServerState(config)
 
@@ -62,11 +62,7 @@ def create_app(config: ServerConfig, load: LoadModel) -> FastAPI:
     for module in (chat, completions, models, tokenize, health, metrics_route):
         app.include_router(module.router)
     _handle_errors(app)
-    app.add_middleware(
-        Gate,
-        state=state,
-        keys=KeyRing(config.api_keys, config.api_key_file),
-    )
+    app.add_middleware(Gate, state=state, keys=keys)
     if config.cors_origins:
         app.add_middleware(
             CORSMiddleware,

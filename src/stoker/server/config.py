@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,9 +11,6 @@ class ServerConfig:
 
     served_names: tuple[str, ...]
     """Names that requests may give as `model`; answers carry the first."""
-    api_keys: tuple[str, ...] = ()
-    api_key_file: Path | None = None
-    """One key a line, `#` begins a comment; read again when it changes."""
     cors_origins: tuple[str, ...] = ()
     max_body_bytes: int = 32 * 2**20
     request_timeout: float | None = None
