@@ -271,6 +271,12 @@ class Dispatcher:
         for exchange in [one for one in self.active if one.engine is engine]:
             exchange.engine_down()
 
+    def engine_exited(self, name: str, reason: str) -> None:
+        """The engine's process, one of ours, has ended."""
+        engine = self.fleet.engines[name]
+        if engine.health.down(reason):
+            self.engine_down(engine)
+
     def left_engine(self, exchange: Exchange) -> None:
         """The exchange gave its place on an engine back."""
         self._drain_rate.finished()

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
 
+from stoker.errors import ConfigError
 from stoker.router.config import Breaker, EngineConfig, EngineKind, Health
 from stoker.router.engines.breaker import CircuitBreaker
 from stoker.router.engines.health import HealthState
@@ -90,6 +91,8 @@ class EngineHandle:
     def __init__(self, config: EngineConfig, breaker: Breaker, health: Health) -> None:
         self.name = config.name
         self.kind: EngineKind = config.kind
+        if config.url is None:
+            raise ConfigError(f"engine {config.name}: no `url`; `stoker up` starts such engines")
         self.address = Address.parse(config.url)
         self.host_header = self.address.host_header.encode("ascii")
         self.path_prefix = quote(self.address.path, safe="/%").encode()
