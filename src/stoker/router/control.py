@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from stoker.api.errors import ApiError, method_not_allowed, model_not_found
+from stoker.router import xgen
 from stoker.router.dispatcher import Dispatcher
 from stoker.router.metrics import CONTENT_TYPE, RouterCollector
 from stoker.router.request import Request
@@ -32,6 +33,7 @@ class Control:
             b"/ready": self._ready,
             b"/v1/models": self._models,
             b"/metrics": self._metrics,
+            b"/models/status": self._status,
         }
 
     def answer(self, request: Request) -> Reply | None:
@@ -74,6 +76,9 @@ class Control:
         ready = bool(models) and all(models.values()) and not dispatcher.draining
         body = msgspec.json.encode({"ready": ready, "models": models})
         return Reply(200 if ready else 503, body)
+
+    def _status(self) -> Reply:
+        return Reply(200, xgen.status(self._dispatcher))
 
     def _metrics(self) -> Reply:
         content_type = (b"content-type", CONTENT_TYPE.encode())

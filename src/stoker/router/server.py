@@ -7,6 +7,8 @@ import contextlib
 import logging
 from collections.abc import Callable, Sequence
 
+from stoker.api.errors import ApiError
+from stoker.router import xgen
 from stoker.router.config import Config
 from stoker.router.control import Control
 from stoker.router.dispatcher import Dispatcher
@@ -14,7 +16,7 @@ from stoker.router.downstream import ClientConnection, Work
 from stoker.router.policies import POLICIES
 from stoker.router.prober import Prober
 from stoker.router.request import Request
-from stoker.router.wire import own_headers
+from stoker.router.wire import error_headers, own_headers
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +125,17 @@ class RouterServer:
             ]
             connection.respond(reply.status, headers, reply.body)
             return None
+        if request.target.partition(b"?")[0] in xgen.PATHS:
+            return self._generate(request, connection)
         return self.dispatcher.submit(request, connection)
+
+    def _generate(self, request: Request, connection: ClientConnection) -> Work | None:
+        try:
+            return xgen.generate(request, connection, self.dispatcher)
+        except ApiError as error:
+            headers = error_headers(error) + own_headers(request.id, "refused")
+            connection.respond(error.status, headers, error.body())
+            return None
 
     async def _sweep(self) -> None:
         """Close the connections of clients that are idle or too slow."""
