@@ -222,9 +222,7 @@ class Dispatcher:
         """Whether an engine other than the present one could take the exchange."""
         now = self.loop.time()
         return any(
-            engine is not exchange.engine
-            and engine not in exchange.failed_on
-            and engine.usable(now)
+            engine is not exchange.engine and engine.usable(now)
             for engine in self._serving(exchange.features)
         )
 
