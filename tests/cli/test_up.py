@@ -97,7 +97,7 @@ def test_a_killed_engine_loses_no_request_and_comes_back(tmp_path: Path, ups: li
     ups.append(up)
     pids = up.until_other_pids(set(), 2)
     os.kill(min(pids), signal.SIGKILL)
-    assert {up.pid() for _ in range(4)} <= pids - {min(pids)}
+    assert min(pids) not in {up.pid() for _ in range(4)}
     after = up.until_other_pids(pids, 2)
     assert max(pids) in after
     assert up.stop() == 0
