@@ -38,12 +38,16 @@ class Control:
 
     def answer(self, request: Request) -> Reply | None:
         """The reply to a request for one of these routes; None for any other."""
-        path = request.target.partition(b"?")[0]
+        path = request.path
         route = self._routes.get(path)
         if route is None and not path.startswith(b"/v1/models/"):
             return None
         if request.method not in (b"GET", b"HEAD"):
-            return _error(method_not_allowed(request.method.decode(), request.path, "GET, HEAD"))
+            return _error(
+                method_not_allowed(
+                    request.method.decode(), path.decode("ascii", "replace"), "GET, HEAD"
+                )
+            )
         if route is not None:
             return route()
         return self._model(path.removeprefix(b"/v1/models/").decode("utf-8", "replace"))

@@ -137,8 +137,13 @@ class Dispatcher:
         room.
         """
         now = self.loop.time()
-        engines = [engine for engine in self._serving(exchange.features) if engine.usable(now)]
+        serving = self._serving(exchange.features)
         failed_on = exchange.failed_on
+        if not failed_on:
+            engines = [engine for engine in serving if engine.ready(now)]
+            if engines:
+                return engines
+        engines = [engine for engine in serving if engine.usable(now)]
         if failed_on:
             engines = [engine for engine in engines if engine not in failed_on] or engines
         engines = [engine for engine in engines if engine.trusted(now)] or engines

@@ -125,7 +125,7 @@ class RouterServer:
             ]
             connection.respond(reply.status, headers, reply.body)
             return None
-        if request.target.partition(b"?")[0] in xgen.PATHS:
+        if request.path in xgen.PATHS:
             return self._generate(request, connection)
         return self.dispatcher.submit(request, connection)
 

@@ -47,8 +47,7 @@ class GenerateRequest(BaseModel):
 def generate(request: Request, responder: Responder, dispatcher: Dispatcher) -> Exchange | None:
     """Answer a request for one of `PATHS`. Raises `ApiError` when it is not one."""
     asked = _read(request.body)
-    path = request.target.partition(b"?")[0]
-    if path == b"/generate/stream" and not asked.stream:
+    if request.path == b"/generate/stream" and not asked.stream:
         raise bad_request("/generate/stream needs `stream: true`.", param="stream")
     body = asked.model_dump(exclude={"backend", "urgency"}, exclude_none=True)
     if asked.stream:
