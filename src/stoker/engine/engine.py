@@ -17,6 +17,7 @@ from stoker.engine.kv_events import KVEventListener
 from stoker.engine.output_processor import OutputProcessor
 from stoker.engine.outputs import RequestOutput
 from stoker.engine.request import Request
+from stoker.engine.retry import RetryEstimate
 from stoker.engine.sampling_params import BeamSearchParams, SamplingParams
 from stoker.engine.scheduler import Schedule, Scheduler
 from stoker.engine.slots import SlotTable
@@ -66,6 +67,7 @@ class Engine:
         self._num_steps = 0
         self._generation_tokens = 0
         self._num_rejected = 0
+        self._retry = RetryEstimate()
 
     def prepare(self, params: SamplingParams) -> None:
         """Compile the grammar that `params` asks for, so that `submit` finds it ready.
@@ -150,7 +152,10 @@ class Engine:
         request = self._requests.pop(request_id, None)
         if request is None:
             return None
-        output = self._processor.abort(request, self._clock())
+        stats = StepStats()
+        output = self._processor.abort(request, self._clock(), stats)
+        if self.step_listener is not None:
+            self.step_listener(stats)
         self._check_if_idle()
         return output
 
@@ -188,6 +193,7 @@ class Engine:
         for output in outputs:
             if output.finished:
                 del self._requests[output.request_id]
+                self._retry.note_ended(self._clock())
         if self.step_listener is not None:
             self.step_listener(stats)
         self._check_if_idle()
@@ -243,4 +249,7 @@ class Engine:
 
     def _reject(self, reason: str) -> None:
         self._num_rejected += 1
-        raise EngineOverloaded(f"the engine is full: {reason}", retry_after=1.0)
+        seconds = self._retry.seconds(self._clock())
+        raise EngineOverloaded(
+            f"the engine is full: {reason}; try again in {seconds:.0f} s", retry_after=seconds
+        )

@@ -51,7 +51,6 @@ class OutputProcessor:
         self._scheduler = scheduler
         self._tokenizer = tokenizer
         self.prompt_tokens = 0
-        self.generation_tokens = 0
         self.finished: Counter[str] = Counter()
         self._stats = StepStats()
         self._changed: dict[Request, list[Answer]] = {}
@@ -122,9 +121,9 @@ class OutputProcessor:
             i += 1 + num_forks
         return self._outputs(now)
 
-    def abort(self, request: Request, now: float) -> RequestOutput:
-        """End all of a request's unfinished answers."""
-        self._stats = StepStats()
+    def abort(self, request: Request, now: float, stats: StepStats) -> RequestOutput:
+        """End all of a request's unfinished answers; that it is over is noted in `stats`."""
+        self._stats = stats
         self._changed = {}
         sequences = request.sequences if request.beams is None else request.beams.live
         for sequence in sequences:

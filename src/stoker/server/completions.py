@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from fastapi import APIRouter, Request, Response
 
-from stoker.api.openai import Completion, CompletionChoice, CompletionRequest
+from stoker.api.openai import Completion, CompletionChoice, CompletionRequest, PromptLogprobs
 from stoker.api.sse import ChunkWriter, json_string
 from stoker.engine.outputs import CompletionOutput, RequestOutput
 from stoker.model.tokenizer import Tokenizer
@@ -21,7 +21,7 @@ from stoker.server.generation import (
     submit,
     wire_reason,
 )
-from stoker.server.logprobs import TokenLogprobs, completion_logprobs
+from stoker.server.logprobs import TokenLogprobs, completion_logprobs, prompt_logprobs
 from stoker.server.openapi import describe
 from stoker.server.params import sampling_params
 from stoker.server.parse import parse_body
@@ -31,7 +31,7 @@ from stoker.server.stream import EventStream
 router = APIRouter(tags=["completions"])
 
 
-@router.post("/v1/completions", **describe(CompletionRequest, Completion, streams=True))
+@router.post("/v1/completions", **describe(CompletionRequest, Completion, chunk=Completion))
 async def create_completion(http: Request) -> Response:
     """Continue one or more prompts, whole or as a stream of server-sent events."""
     state = state_of(http)
@@ -102,13 +102,11 @@ class ChoiceMaker:
         self._request = request
         self._prompts = prompts
         self._tokenizer = tokenizer
+        self._n = request.n or 1
         self._lengths: dict[int, int] = {}
         """Characters sent of each choice."""
-
-    @property
-    def plain(self) -> bool:
+        self.plain = request.logprobs is None and not request.echo
         """A choice is its text and nothing else."""
-        return self._request.logprobs is None and not self._request.echo
 
     def trim(self, output: RequestOutput) -> None:
         """Drop the token that was generated only because the engine makes at least one."""
@@ -118,7 +116,7 @@ class ChoiceMaker:
                 choice.finish_reason, choice.stop_reason = "length", None
 
     def index(self, prompt_index: int, choice: CompletionOutput) -> int:
-        return prompt_index * (self._request.n or 1) + choice.index
+        return prompt_index * self._n + choice.index
 
     def make(
         self, prompt_index: int, output: RequestOutput, choice: CompletionOutput
@@ -147,7 +145,13 @@ class ChoiceMaker:
             if choice.finish_reason is None
             else wire_reason(choice.finish_reason),
             stop_reason=choice.stop_reason,
+            prompt_logprobs=self._prompt_logprobs(output),
         )
+
+    def _prompt_logprobs(self, output: RequestOutput) -> PromptLogprobs | None:
+        if self._request.prompt_logprobs is None:  # `echo` may have asked for them
+            return None
+        return prompt_logprobs(output.prompt_logprobs)
 
     def _prompt_text(self, prompt_index: int) -> str:
         prompt = self._request.prompts[prompt_index]
@@ -174,27 +178,28 @@ class CompletionEncoder:
         self._usage = UsageCount()
 
     def encode(self, prompt_index: int, output: RequestOutput) -> bytes:
-        check_ended(output)
-        self._choices.trim(output)
+        choices = self._choices
+        if not choices.plain:
+            choices.trim(output)
         self._usage.add(prompt_index, output)
         usage = None
         if self._include_usage:
             usage = self._usage.usage().model_dump_json() if self._continuous_usage else "null"
         events: list[str] = []
         for choice in output.outputs:
-            if choice.finish_reason is None and self._choices.plain:
-                if choice.text:
-                    index = self._choices.index(prompt_index, choice)
-                    events.append(
-                        self._chunk(
-                            f'{{"index":{index},"text":{json_string(choice.text)},'
-                            '"logprobs":null,"finish_reason":null,"stop_reason":null}',
-                            usage,
-                        )
-                    )
-            else:
-                made = self._choices.make(prompt_index, output, choice)
+            if choice.finish_reason is not None or not choices.plain:
+                check_ended(choice)
+                made = choices.make(prompt_index, output, choice)
                 events.append(self._chunk(made.model_dump_json(), usage))
+            elif choice.text:
+                index = choices.index(prompt_index, choice)
+                events.append(
+                    self._chunk(
+                        f'{{"index":{index},"text":{json_string(choice.text)},'
+                        '"logprobs":null,"finish_reason":null,"stop_reason":null}',
+                        usage,
+                    )
+                )
         return "".join(events).encode()
 
     def end(self) -> bytes:
