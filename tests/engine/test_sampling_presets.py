@@ -23,7 +23,7 @@ def test_values() -> None:
         "precise": (0.3, 0.8, 20),
         "deterministic": (0.0, 1.0, 1),
     }
-    assert SAMPLING_MODES == tuple(PRESETS)
+    assert tuple(PRESETS) == SAMPLING_MODES
     for preset in PRESETS.values():
         SamplingParams(temperature=preset.temperature, top_p=preset.top_p, top_k=preset.top_k)
 
