@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stoker.engine.sampling_params import SamplingParams
-from stoker.engine.sampling_presets import (
+from stoker.api.sampling_presets import (
     PRESETS,
     SAMPLING_MODES,
     SamplingMode,
@@ -13,6 +12,7 @@ from stoker.engine.sampling_presets import (
     Urgency,
     choose_preset,
 )
+from stoker.engine.sampling_params import SamplingParams
 
 
 def test_values() -> None:
