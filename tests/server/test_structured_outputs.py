@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jsonschema
 import openai
 import pytest
 from openai.types.chat import ChatCompletionMessageParam
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from stoker.api.generation import GenerationFields
+from stoker.errors import InvalidRequest
+from stoker.server.config import ServerConfig
 from stoker.server.params import sampling_params
 from tests.server.conftest import RunningServer
 
@@ -90,9 +92,9 @@ def test_vllms_structured_outputs(
 
 def test_pydantic_models_through_parse(server: RunningServer) -> None:
     class Thing(BaseModel):
-        name: str
-        size: int | None
-        kind: str = "x"
+        name: Annotated[str, Field(max_length=9)]
+        size: Annotated[int, Field(ge=0, lt=50)] | None
+        kind: Literal["x", "y"] = "x"
 
     parsed = server.client.chat.completions.parse(
         model="letters", messages=MESSAGES, response_format=Thing, seed=2
@@ -215,3 +217,9 @@ def test_presets_fill_what_the_request_leaves_open(
     assert (chosen.temperature, chosen.top_p, chosen.top_k) == (
         expected if fields else (0.9, 0.95, 50)
     )
+
+
+@pytest.mark.parametrize("field", ["tool_call_parser", "reasoning_parser", "sampling_mode"])
+def test_settings_are_checked_at_start(field: str) -> None:
+    with pytest.raises(InvalidRequest, match="--" + field.replace("_", "-")):
+        ServerConfig(served_names=("letters",), **{field: "unheard of"})
