@@ -12,9 +12,11 @@ from stoker.api.openai import Completion, CompletionChoice, CompletionRequest, P
 from stoker.api.sse import ChunkWriter, json_string
 from stoker.engine.outputs import CompletionOutput, RequestOutput
 from stoker.model.tokenizer import Tokenizer
+from stoker.server.constraint import constraint
 from stoker.server.generation import (
     UsageCount,
     check_ended,
+    constrain,
     encode,
     finished_outputs,
     new_id,
@@ -39,8 +41,12 @@ async def create_completion(http: Request) -> Response:
     request = await parse_body(http, CompletionRequest)
     name = state.check_name(request.model)
     params = sampling_params(
-        request, max_tokens=max(request.token_limit, 1), logprobs=request.logprobs
+        request,
+        max_tokens=max(request.token_limit, 1),
+        logprobs=request.logprobs,
+        sampling_mode=state.config.sampling_mode,
     )
+    await constrain(model, params, constraint(request, model.tokenizer))
     if request.echo and request.logprobs is not None:
         params.prompt_logprobs = max(params.prompt_logprobs or 0, request.logprobs)
     prompts = await _tokenize(model, request)

@@ -13,7 +13,7 @@ from stoker.api.errors import ApiError, timed_out, unavailable
 from stoker.api.openai import FinishReason, PromptTokensDetails, Usage
 from stoker.engine.async_engine import RequestStream
 from stoker.engine.outputs import CompletionOutput, RequestOutput
-from stoker.engine.sampling_params import SamplingParams
+from stoker.engine.sampling_params import SamplingParams, StructuredOutputsParams
 from stoker.model.tokenizer import Tokenizer
 from stoker.server.connection import while_connected
 from stoker.server.state import ServedModel
@@ -31,6 +31,19 @@ async def encode(tokenizer: Tokenizer, text: str, *, add_special_tokens: bool) -
 
 def new_id(prefix: str) -> str:
     return f"{prefix}-{uuid.uuid4().hex}"
+
+
+async def constrain(
+    model: ServedModel, params: SamplingParams, wanted: StructuredOutputsParams | None
+) -> None:
+    """Have `params` ask for `wanted`, compiled without holding up the event loop.
+
+    Raises:
+        InvalidRequest: it cannot be compiled.
+    """
+    params.structured_outputs = wanted
+    if wanted is not None:
+        await asyncio.to_thread(model.engine.engine.prepare, params)
 
 
 def submit(
@@ -94,6 +107,12 @@ def check_ended(choice: CompletionOutput) -> None:
     if choice.finish_reason == "abort":
         raise unavailable(
             "The server shut down before the answer was finished.", code="shutting_down"
+        )
+    if choice.finish_reason == "error" and isinstance(choice.stop_reason, str):
+        raise ApiError(
+            400,
+            f"The answer cannot be finished in the form that was asked for: {choice.stop_reason}",
+            code="structured_output_failed",
         )
     if choice.finish_reason == "error":
         raise ApiError(
