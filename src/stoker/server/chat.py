@@ -134,7 +134,6 @@ class ChatEncoder:
         self._started: set[int] = set()
 
     def encode(self, prompt_index: int, output: RequestOutput) -> bytes:
-        check_ended(output)
         self._usage.add(prompt_index, output)
         usage = None
         if self._include_usage:
@@ -160,6 +159,7 @@ class ChatEncoder:
                     )
                 )
             if choice.finish_reason is not None:
+                check_ended(choice)
                 events.append(self._chunk(_last(choice), usage))
         return "".join(events).encode()
 

@@ -102,13 +102,11 @@ class ChoiceMaker:
         self._request = request
         self._prompts = prompts
         self._tokenizer = tokenizer
+        self._n = request.n or 1
         self._lengths: dict[int, int] = {}
         """Characters sent of each choice."""
-
-    @property
-    def plain(self) -> bool:
+        self.plain = request.logprobs is None and not request.echo
         """A choice is its text and nothing else."""
-        return self._request.logprobs is None and not self._request.echo
 
     def trim(self, output: RequestOutput) -> None:
         """Drop the token that was generated only because the engine makes at least one."""
@@ -118,7 +116,7 @@ class ChoiceMaker:
                 choice.finish_reason, choice.stop_reason = "length", None
 
     def index(self, prompt_index: int, choice: CompletionOutput) -> int:
-        return prompt_index * (self._request.n or 1) + choice.index
+        return prompt_index * self._n + choice.index
 
     def make(
         self, prompt_index: int, output: RequestOutput, choice: CompletionOutput
@@ -174,27 +172,28 @@ class CompletionEncoder:
         self._usage = UsageCount()
 
     def encode(self, prompt_index: int, output: RequestOutput) -> bytes:
-        check_ended(output)
-        self._choices.trim(output)
+        choices = self._choices
+        if not choices.plain:
+            choices.trim(output)
         self._usage.add(prompt_index, output)
         usage = None
         if self._include_usage:
             usage = self._usage.usage().model_dump_json() if self._continuous_usage else "null"
         events: list[str] = []
         for choice in output.outputs:
-            if choice.finish_reason is None and self._choices.plain:
-                if choice.text:
-                    index = self._choices.index(prompt_index, choice)
-                    events.append(
-                        self._chunk(
-                            f'{{"index":{index},"text":{json_string(choice.text)},'
-                            '"logprobs":null,"finish_reason":null,"stop_reason":null}',
-                            usage,
-                        )
-                    )
-            else:
-                made = self._choices.make(prompt_index, output, choice)
+            if choice.finish_reason is not None or not choices.plain:
+                check_ended(choice)
+                made = choices.make(prompt_index, output, choice)
                 events.append(self._chunk(made.model_dump_json(), usage))
+            elif choice.text:
+                index = choices.index(prompt_index, choice)
+                events.append(
+                    self._chunk(
+                        f'{{"index":{index},"text":{json_string(choice.text)},'
+                        '"logprobs":null,"finish_reason":null,"stop_reason":null}',
+                        usage,
+                    )
+                )
         return "".join(events).encode()
 
     def end(self) -> bytes:

@@ -12,7 +12,7 @@ from starlette.types import Receive
 from stoker.api.errors import ApiError, timed_out, unavailable
 from stoker.api.openai import FinishReason, PromptTokensDetails, Usage
 from stoker.engine.async_engine import RequestStream
-from stoker.engine.outputs import RequestOutput
+from stoker.engine.outputs import CompletionOutput, RequestOutput
 from stoker.engine.sampling_params import SamplingParams
 from stoker.model.tokenizer import Tokenizer
 from stoker.server.connection import while_connected
@@ -71,7 +71,8 @@ async def finished_outputs(
 
     async def last(stream: RequestStream) -> RequestOutput:
         output = [output async for output in stream][-1]
-        check_ended(output)
+        for choice in output.outputs:
+            check_ended(choice)
         return output
 
     async def all_of_them() -> list[RequestOutput]:
@@ -88,21 +89,20 @@ async def finished_outputs(
             await stream.aclose()
 
 
-def check_ended(output: RequestOutput) -> None:
+def check_ended(choice: CompletionOutput) -> None:
     """Raise for an answer that the engine did not bring to its end."""
-    for choice in output.outputs:
-        if choice.finish_reason == "abort":
-            raise unavailable(
-                "The server shut down before the answer was finished.", code="shutting_down"
-            )
-        if choice.finish_reason == "error":
-            raise ApiError(
-                500,
-                "The model produced numbers that are not finite; this answer cannot be finished.",
-                kind="server_error",
-                code="non_finite_logits",
-                headers={"x-should-retry": "false"},
-            )
+    if choice.finish_reason == "abort":
+        raise unavailable(
+            "The server shut down before the answer was finished.", code="shutting_down"
+        )
+    if choice.finish_reason == "error":
+        raise ApiError(
+            500,
+            "The model produced numbers that are not finite; this answer cannot be finished.",
+            kind="server_error",
+            code="non_finite_logits",
+            headers={"x-should-retry": "false"},
+        )
 
 
 def wire_reason(reason: str | None) -> FinishReason:
@@ -119,7 +119,8 @@ class UsageCount:
 
     def add(self, prompt_index: int, output: RequestOutput) -> None:
         """Take in an output (of a stream: a delta)."""
-        self._prompts[prompt_index] = (len(output.prompt_token_ids), output.num_cached_tokens)
+        if prompt_index not in self._prompts:
+            self._prompts[prompt_index] = (len(output.prompt_token_ids), output.num_cached_tokens)
         for choice in output.outputs:
             self._completion_tokens += len(choice.token_ids)
 

@@ -1,7 +1,7 @@
 """What happens to every request before a route sees it: id, size limit, key, last-resort errors.
 
-Plain ASGI: a wrapper per stage and no copies, so that a streamed event passes through one
-function call.
+Plain ASGI. The connection's own `send` is left in the scope for streams: a streamed event need
+not pass through what only looks at the start of a response.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ class Gate:
             return
         headers: dict[bytes, bytes] = dict(scope["headers"])
         request_id = _request_id(headers.get(b"x-request-id"))
-        scope.setdefault("state", {})["request_id"] = request_id
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        state["send"] = send
         id_header = (b"x-request-id", request_id.encode())
         status = 0
         began = time.monotonic()

@@ -64,6 +64,7 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+            send = scope["state"]["send"]
             self._last_sent = asyncio.get_running_loop().time()
             last = await first_of(self._run(scope, send), self._watch(receive, send))
             await send({"type": "http.response.body", "body": last, "more_body": False})
@@ -104,8 +105,7 @@ class EventStream(Response):
         encode = self._encoder.encode
         clock = asyncio.get_running_loop().time
         async for output in self._streams[prompt_index]:
-            data = encode(prompt_index, output)
-            if data:
+            if data := encode(prompt_index, output):
                 await send({"type": "http.response.body", "body": data, "more_body": True})
                 self._last_sent = clock()
 
