@@ -119,28 +119,15 @@ void Forward::norm_row(const NormWeights& norm, const float* x, float* out) cons
 
 void Forward::round_row(const float* row, int m, const Rounded& out) const {
   // A stride of zero: the same source for whichever row it becomes.
-  if (out.int8.codes) round_activations(matmul_, row, 0, m, m + 1, out.int8);
+  if (out.int8.quantized) round_activations(matmul_, row, 0, m, m + 1, out.int8);
   if (out.bf16.values) round_activations(matmul_, row, 0, m, m + 1, out.bf16);
 }
 
 void Forward::round_part(const float* part, int m, int col, int cols, const Rounded& out) const {
-  const auto slice = [&](Activations all) {
-    const ptrdiff_t block = static_cast<ptrdiff_t>(m) * all.blocks + col / kBlockCols;
-    Activations part_of = all;
-    part_of.rows = 1;
-    part_of.cols = cols;
-    part_of.blocks = (cols + kBlockCols - 1) / kBlockCols;
-    if (all.codes) {
-      part_of.codes += block * kBlockCols;
-      part_of.scales += block;
-      part_of.neg_sums += block;
-      part_of.scaled_sums += block;
-    }
-    if (all.values) part_of.values += block * kBlockCols;
-    return part_of;
-  };
-  if (out.int8.codes) round_activations(matmul_, part, 0, 0, 1, slice(out.int8));
-  if (out.bf16.values) round_activations(matmul_, part, 0, 0, 1, slice(out.bf16));
+  if (out.int8.quantized)
+    round_activations(matmul_, part, 0, 0, 1, part_of_row(out.int8, m, col, cols));
+  if (out.bf16.values)
+    round_activations(matmul_, part, 0, 0, 1, part_of_row(out.bf16, m, col, cols));
 }
 
 Rounded Forward::normed(const NormWeights& norm, int thread) {

@@ -24,7 +24,7 @@ from stoker.runner.sampling import NO_TOKEN, top_logprobs
 GOLDEN = Path(__file__).parents[1] / "golden"
 NAMES = sorted(path.stem for path in GOLDEN.glob("*.npz"))
 CHECKPOINTS = sorted(
-    path.name for path in GOLDEN.iterdir() if path.is_dir() or path.suffix == ".gguf"
+    path.name for path in GOLDEN.iterdir() if path.suffix != ".npz" and path.stem in NAMES
 )
 LONGROPE_ORIGINAL = 16
 BLOCK = 4

@@ -15,7 +15,7 @@ import uvicorn
 
 from stoker.server.app import create_app
 from stoker.server.config import ServerConfig
-from stoker.server.run import bind
+from stoker.server.listen import bind
 from stoker.server.state import ServedModel, ServerState
 from tests.server.doubles import letter_model
 

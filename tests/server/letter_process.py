@@ -9,7 +9,8 @@ import sys
 
 from stoker.server.app import create_app
 from stoker.server.config import ServerConfig
-from stoker.server.run import bind, serve
+from stoker.server.listen import bind
+from stoker.server.run import serve
 from stoker.telemetry.logging import setup_logging
 from tests.server.doubles import letter_model
 

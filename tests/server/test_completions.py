@@ -104,6 +104,26 @@ def test_echo_with_logprobs_covers_prompt_and_answer(server: RunningServer, stre
     assert offsets == [0, 1, 2, 3, 4, 5, 6]
 
 
+def test_prompt_logprobs_are_in_vllms_form(server: RunningServer) -> None:
+    want = [
+        None,
+        {"98": {"logprob": -0.5, "rank": 1, "decoded_token": "b"}},
+    ]
+    whole = server.client.completions.create(
+        model="letters", prompt="ab", extra_body={"prompt_logprobs": 1}
+    )
+    assert whole.choices[0].model_extra is not None
+    assert whole.choices[0].model_extra["prompt_logprobs"] == want
+    chat = server.client.chat.completions.create(
+        model="letters",
+        messages=[{"role": "user", "content": "ab"}],
+        extra_body={"prompt_logprobs": 0},
+    )
+    assert chat.model_extra is not None
+    assert chat.usage is not None
+    assert len(chat.model_extra["prompt_logprobs"]) == chat.usage.prompt_tokens
+
+
 def test_echo_without_an_answer_scores_the_prompt_alone(server: RunningServer) -> None:
     answer = server.client.completions.create(
         model="letters", prompt="abcd", max_tokens=0, echo=True, logprobs=1

@@ -14,7 +14,7 @@ import httpx
 import openai
 import pytest
 
-from stoker.server.run import AddressInUse, bind
+from stoker.server.listen import AddressInUse, bind
 
 TOKENS = 60
 

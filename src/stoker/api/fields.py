@@ -91,10 +91,14 @@ class SamplingFields(WireModel):
     stream_options: StreamOptions | None = None
 
     @model_validator(mode="after")
-    def _check_stream_options(self) -> SamplingFields:
+    def _check_stream(self) -> SamplingFields:
         if self.stream_options is not None and not self.stream:
             raise InvalidRequest(
                 "'stream_options' is only allowed when 'stream' is true.", param="stream_options"
+            )
+        if self.prompt_logprobs is not None and self.stream:
+            raise InvalidRequest(
+                "'prompt_logprobs' cannot be streamed; leave 'stream' out.", param="prompt_logprobs"
             )
         return self
 

@@ -10,7 +10,8 @@ import sys
 
 import typer
 
-from stoker.cli import models
+from stoker.cli import models, plan
+from stoker.cli.serve import serve
 from stoker.errors import StokerError
 
 app = typer.Typer(
@@ -19,10 +20,12 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command("serve")(serve)
 app.command("pull")(models.pull)
 app.command("list")(models.list_models)
 app.command("show")(models.show)
 app.command("rm")(models.remove)
+app.command("plan")(plan.plan)
 
 
 def main() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
 
 from stoker.errors import InvalidRequest
 from stoker.runner.base import KVDtype
@@ -37,6 +38,14 @@ class EngineConfig:
     """Requests waiting before new ones are turned away; 0: no limit."""
     max_waiting_tokens: int = 0
     """Prompt tokens waiting before new requests are turned away; 0: no limit."""
+    weight_format: Literal["auto", "q4", "q8", "bf16"] = "auto"
+    """How matrices are kept in memory; `auto`: as precisely as the model's file has them."""
+    runner: Literal["cpu", "reference"] = "cpu"
+    """`cpu`: the native kernels; `reference`: NumPy, slow, for checking them."""
+    threads: int | None = None
+    """Threads of the CPU runner; None: one for each processor it may use."""
+    isa: str | None = None
+    """Instruction set of the CPU runner; None: the best this processor has."""
     seed: int | None = None
     """Seeds the requests that bring no seed of their own; None: differently on every start."""
 
@@ -52,11 +61,12 @@ class EngineConfig:
             _at_least("max_model_len", self.max_model_len, 1)
         if self.kv_cache_memory_bytes is not None:
             _at_least("kv_cache_memory_bytes", self.kv_cache_memory_bytes, 1)
-        if self.scheduling_policy not in ("fcfs", "priority"):
-            raise InvalidRequest(
-                f"scheduling_policy must be fcfs or priority, got {self.scheduling_policy!r}",
-                param="scheduling_policy",
-            )
+        if self.threads is not None:
+            _at_least("threads", self.threads, 1)
+        _one_of("scheduling_policy", self.scheduling_policy, get_args(SchedulingPolicy))
+        _one_of("kv_cache_dtype", self.kv_cache_dtype, ("auto", *get_args(KVDtype)))
+        _one_of("weight_format", self.weight_format, ("auto", "q4", "q8", "bf16"))
+        _one_of("runner", self.runner, ("cpu", "reference"))
         if self.max_num_batched_tokens < self.max_num_seqs:
             raise InvalidRequest(
                 f"max_num_batched_tokens ({self.max_num_batched_tokens}) must be at least "
@@ -65,9 +75,32 @@ class EngineConfig:
                 param="max_num_batched_tokens",
             )
 
+    @classmethod
+    def from_mapping(cls, settings: Mapping[str, Any]) -> EngineConfig:
+        """The settings by name, others at their defaults.
+
+        Raises:
+            InvalidRequest: a name is unknown, or a value wrong.
+        """
+        known = {field.name for field in fields(cls)}
+        for name in settings:
+            if name not in known:
+                raise InvalidRequest(
+                    f"there is no engine setting {name!r}; there are {', '.join(sorted(known))}",
+                    param=name,
+                )
+        return cls(**settings)
+
 
 def _at_least(name: str, value: int, low: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
         raise InvalidRequest(
             f"{name} must be an integer of at least {low}, got {value!r}", param=name
+        )
+
+
+def _one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InvalidRequest(
+            f"{name} must be one of {', '.join(choices)}, got {value!r}", param=name
         )

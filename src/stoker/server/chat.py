@@ -10,6 +10,7 @@ from stoker.api.openai import (
     AnswerMessage,
     ChatChoice,
     ChatCompletion,
+    ChatCompletionChunk,
     ChatCompletionRequest,
 )
 from stoker.api.sse import ChunkWriter, json_string
@@ -25,7 +26,7 @@ from stoker.server.generation import (
     submit,
     wire_reason,
 )
-from stoker.server.logprobs import chat_logprobs
+from stoker.server.logprobs import chat_logprobs, prompt_logprobs
 from stoker.server.openapi import describe
 from stoker.server.params import sampling_params
 from stoker.server.parse import parse_body
@@ -38,7 +39,7 @@ router = APIRouter(tags=["chat"])
 
 @router.post(
     "/v1/chat/completions",
-    **describe(ChatCompletionRequest, ChatCompletion, streams=True),
+    **describe(ChatCompletionRequest, ChatCompletion, chunk=ChatCompletionChunk),
 )
 async def create_chat_completion(http: Request) -> Response:
     """Answer a conversation, whole or as a stream of server-sent events."""
@@ -96,6 +97,7 @@ async def create_chat_completion(http: Request) -> Response:
             _choice(choice, request.num_logprobs, model.tokenizer) for choice in output.outputs
         ],
         usage=usage.usage(),
+        prompt_logprobs=prompt_logprobs(output.prompt_logprobs),
     )
     return Response(answer.model_dump_json(), media_type="application/json")
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from fastapi import APIRouter, Request, Response
 
-from stoker.api.openai import Completion, CompletionChoice, CompletionRequest
+from stoker.api.openai import Completion, CompletionChoice, CompletionRequest, PromptLogprobs
 from stoker.api.sse import ChunkWriter, json_string
 from stoker.engine.outputs import CompletionOutput, RequestOutput
 from stoker.model.tokenizer import Tokenizer
@@ -21,7 +21,7 @@ from stoker.server.generation import (
     submit,
     wire_reason,
 )
-from stoker.server.logprobs import TokenLogprobs, completion_logprobs
+from stoker.server.logprobs import TokenLogprobs, completion_logprobs, prompt_logprobs
 from stoker.server.openapi import describe
 from stoker.server.params import sampling_params
 from stoker.server.parse import parse_body
@@ -31,7 +31,7 @@ from stoker.server.stream import EventStream
 router = APIRouter(tags=["completions"])
 
 
-@router.post("/v1/completions", **describe(CompletionRequest, Completion, streams=True))
+@router.post("/v1/completions", **describe(CompletionRequest, Completion, chunk=Completion))
 async def create_completion(http: Request) -> Response:
     """Continue one or more prompts, whole or as a stream of server-sent events."""
     state = state_of(http)
@@ -145,7 +145,13 @@ class ChoiceMaker:
             if choice.finish_reason is None
             else wire_reason(choice.finish_reason),
             stop_reason=choice.stop_reason,
+            prompt_logprobs=self._prompt_logprobs(output),
         )
+
+    def _prompt_logprobs(self, output: RequestOutput) -> PromptLogprobs | None:
+        if self._request.prompt_logprobs is None:  # `echo` may have asked for them
+            return None
+        return prompt_logprobs(output.prompt_logprobs)
 
     def _prompt_text(self, prompt_index: int) -> str:
         prompt = self._request.prompts[prompt_index]

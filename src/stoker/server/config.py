@@ -26,5 +26,4 @@ class ServerConfig:
     force_include_usage: bool = False
     """Send token counts at the end of every stream, asked for or not."""
     log_requests: bool = False
-    """A line for each request; never its text unless `log_prompts`."""
-    log_prompts: bool = False
+    """A line for each request; never its text."""

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stoker.api.openai import ChatLogprobs, CompletionLogprobs, TokenLogprob, TopLogprob
+from stoker.api.openai import (
+    ChatLogprobs,
+    CompletionLogprobs,
+    PromptLogprobs,
+    RankedLogprob,
+    TokenLogprob,
+    TopLogprob,
+)
 from stoker.engine.outputs import Logprob
 from stoker.model.tokenizer import Tokenizer
 
@@ -62,6 +69,22 @@ def completion_logprobs(
         columns.text_offset.append(offset)
         offset += len(token)
     return columns
+
+
+def prompt_logprobs(entries: Sequence[TokenLogprobs | None] | None) -> PromptLogprobs | None:
+    """Log-probabilities of a prompt in vLLM's form, where the engine has any."""
+    if entries is None:
+        return None
+    return [None if entry is None else _ranked(entry) for entry in entries]
+
+
+def _ranked(entry: TokenLogprobs) -> dict[int, RankedLogprob]:
+    return {
+        token_id: RankedLogprob(
+            logprob=max(found.logprob, LOWEST), rank=found.rank, decoded_token=found.decoded_token
+        )
+        for token_id, found in entry.items()
+    }
 
 
 def likeliest(entry: TokenLogprobs, count: int) -> list[tuple[int, Logprob]]:

@@ -17,8 +17,8 @@ from stoker.api.errors import ErrorResponse
 
 _REF = "#/components/schemas/{model}"
 
-_REQUESTS: dict[str, type[BaseModel]] = {}
-"""Every body type that a route describes, by name."""
+_MODELS: dict[str, type[BaseModel]] = {}
+"""Every type that only `describe` mentions: of bodies, and of chunks."""
 
 _ERRORS = {
     400: "A field is wrong; `param` names it.",
@@ -33,13 +33,24 @@ _ERRORS = {
 
 
 def describe(
-    request: type[BaseModel], response: type[BaseModel], *, streams: bool = False
+    request: type[BaseModel], response: type[BaseModel], *, chunk: type[BaseModel] | None = None
 ) -> dict[str, Any]:
-    """Arguments for a route decorator: types of the body and of every answer."""
-    _REQUESTS[request.__name__] = request
+    """Arguments for a route decorator: types of the body and of every answer.
+
+    `chunk` is what each event of a stream holds, for a route that can stream.
+    """
+    _MODELS[request.__name__] = request
     success: dict[str, Any] = {"model": response, "description": "The answer."}
-    if streams:
-        success["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
+    if chunk is not None:
+        _MODELS[chunk.__name__] = chunk
+        data = {
+            "type": "string",
+            "description": "A chunk, an error, or [DONE] at the end.",
+            "contentMediaType": "application/json",
+            "contentSchema": {"$ref": _REF.format(model=chunk.__name__)},
+        }
+        event = {"type": "object", "required": ["data"], "properties": {"data": data}}
+        success["content"] = {"text/event-stream": {"schema": event}}
     return {
         "responses": {200: success, **errors(*_ERRORS)},
         "openapi_extra": {
@@ -66,7 +77,7 @@ def build_openapi(app: FastAPI) -> dict[str, Any]:
         title=app.title, version=app.version, description=app.description, routes=app.routes
     )
     _, definitions = models_json_schema(
-        [(_REQUESTS[name], "validation") for name in sorted(_REQUESTS)], ref_template=_REF
+        [(_MODELS[name], "validation") for name in sorted(_MODELS)], ref_template=_REF
     )
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     schemas |= definitions.get("$defs", {})

@@ -27,28 +27,6 @@ _LAST_WORDS = 5
 """Seconds that connections get to read the end of their answers."""
 
 
-class AddressInUse(StokerError):
-    """The address to listen on is taken or not ours."""
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket. Port 0 takes a free one.
-
-    Raises:
-        AddressInUse: it cannot be had; the message says what to do.
-    """
-    if not 0 <= port <= 65535:
-        raise AddressInUse(f"{port} is no port: choose one from 0 to 65535 with --port")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        raise AddressInUse(
-            f"cannot listen on {host}:{port}: {error.strerror or error}. Choose another port with "
-            "--port (0 takes a free one), or another address with --host"
-        ) from None
-
-
 def serve(
     app: FastAPI,
     listener: socket.socket,
@@ -65,6 +43,7 @@ def serve(
         app,
         http="httptools",
         ws="none",
+        lifespan="on",
         log_config=None,
         log_level="critical",
         access_log=False,

@@ -1,0 +1,42 @@
+"""From a model's name to a `ServedModel`."""
+
+from __future__ import annotations
+
+from stoker.engine.async_engine import AsyncEngine
+from stoker.engine.config import EngineConfig
+from stoker.engine.factory import build_engine
+from stoker.server.state import ServedModel
+from stoker.telemetry.metrics import EngineMetrics
+
+
+def load_model(
+    model: str, config: EngineConfig, *, served_name: str, chat_template: str | None = None
+) -> ServedModel:
+    """Load a model and start its engine.
+
+    `served_name` labels its metrics; `chat_template` is Jinja text in place of the model's own.
+    Raises `ModelError`, `MemoryPlanError` or `TemplateError`.
+    """
+    loaded = build_engine(model, config, chat_template=chat_template)
+    engine = loaded.engine
+    cache = engine.runner.cache
+    metrics = EngineMetrics(
+        engine.stats,
+        model_name=served_name,
+        max_model_len=engine.max_model_len,
+        cache_config={
+            "block_size": str(cache.block_size),
+            "cache_dtype": cache.dtype,
+            "enable_prefix_caching": str(config.enable_prefix_caching),
+            "num_gpu_blocks": str(cache.num_blocks),
+            "num_cpu_blocks": "0",
+        },
+    )
+    engine.step_listener = metrics.record
+    return ServedModel(
+        engine=AsyncEngine(engine),
+        tokenizer=loaded.tokenizer,
+        template=loaded.template,
+        max_model_len=engine.max_model_len,
+        metrics=metrics,
+    )
