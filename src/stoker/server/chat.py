@@ -13,26 +13,22 @@ from stoker.api.openai import (
     ChatCompletionChunk,
     ChatCompletionRequest,
 )
-from stoker.api.sse import ChunkWriter, json_string
+from stoker.api.sse import DONE, ChunkWriter, json_string
 from stoker.engine.outputs import CompletionOutput, RequestOutput
-from stoker.errors import InvalidRequest
 from stoker.model.tokenizer import Tokenizer
+from stoker.server.conversation import render_prompt, submit_chat
 from stoker.server.generation import (
     UsageCount,
     check_ended,
-    encode,
     finished_outputs,
     new_id,
-    submit,
     wire_reason,
 )
 from stoker.server.logprobs import chat_logprobs, prompt_logprobs
 from stoker.server.openapi import describe
-from stoker.server.params import sampling_params
 from stoker.server.parse import parse_body
-from stoker.server.render import render_messages
 from stoker.server.state import state_of
-from stoker.server.stream import EventStream
+from stoker.server.stream import Encoder, EventStream
 
 router = APIRouter(tags=["chat"])
 
@@ -47,28 +43,10 @@ async def create_chat_completion(http: Request) -> Response:
     model = state.ready()
     request = await parse_body(http, ChatCompletionRequest)
     name = state.check_name(request.model)
-    params = sampling_params(request, max_tokens=request.token_limit, logprobs=request.num_logprobs)
-    begin_answer = request.add_generation_prompt
-    if begin_answer is None:
-        begin_answer = not request.continue_final_message
-    text = render_messages(
-        model.template,
-        request.messages,
-        add_generation_prompt=begin_answer,
-        continue_final_message=bool(request.continue_final_message),
-        variables=request.chat_template_kwargs,
-    )
-    prompt = await encode(model.tokenizer, text, add_special_tokens=False)
-    answer_id = new_id("chatcmpl")
+    prompt = await render_prompt(model, request)
+    answer_id = new_id("chatcmpl-")
     created = int(time.time())
-    try:
-        streams = submit(model, answer_id, [prompt], params, priority=request.priority or 0)
-    except InvalidRequest as error:
-        if error.param == "prompt":
-            error.param = "messages"
-        elif error.param == "max_tokens" and request.max_completion_tokens is not None:
-            error.param = "max_completion_tokens"
-        raise
+    streams = submit_chat(model, answer_id, [prompt], request, max_tokens=request.token_limit)
     config = state.config
     if request.stream:
         encoder = ChatEncoder(
@@ -115,7 +93,7 @@ def _choice(choice: CompletionOutput, num_logprobs: int | None, tokenizer: Token
     )
 
 
-class ChatEncoder:
+class ChatEncoder(Encoder):
     """Outputs as chat chunks: the role first, then pieces of text, then why it ended."""
 
     def __init__(
@@ -167,8 +145,8 @@ class ChatEncoder:
 
     def end(self) -> bytes:
         if not self._include_usage:
-            return b""
-        return self._chunk("", self._usage.usage().model_dump_json()).encode()
+            return DONE
+        return self._chunk("", self._usage.usage().model_dump_json()).encode() + DONE
 
     def _logprobs(self, choice: CompletionOutput) -> str:
         if self._num_logprobs is None:

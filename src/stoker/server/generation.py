@@ -1,4 +1,4 @@
-"""What chat and text completions do alike: submit, wait, count, and judge how it ended."""
+"""What all routes that generate do alike: submit, wait, count, and judge how it ended."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def encode(tokenizer: Tokenizer, text: str, *, add_special_tokens: bool) -
 
 
 def new_id(prefix: str) -> str:
-    return f"{prefix}-{uuid.uuid4().hex}"
+    return f"{prefix}{uuid.uuid4().hex}"
 
 
 def submit(

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
+from typing import ClassVar
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from stoker.api.errors import from_exception, internal_error, timed_out
+from stoker.api.errors import ApiError, from_exception, internal_error, timed_out
 from stoker.api.sse import DONE, KEEP_ALIVE, event
 from stoker.engine.async_engine import RequestStream
 from stoker.engine.outputs import RequestOutput
@@ -31,16 +32,27 @@ _HEADERS = [
 ]
 
 
-class Encoder(Protocol):
-    """Turns the engine's outputs into events."""
+class Encoder(ABC):
+    """Turns the engine's outputs into the events of one API."""
 
+    keep_alive: ClassVar[bytes] = KEEP_ALIVE
+    """What a silent stream carries."""
+
+    def begin(self) -> bytes:
+        """The events that come before the first output."""
+        return b""
+
+    @abstractmethod
     def encode(self, prompt_index: int, output: RequestOutput) -> bytes:
         """The events for one output of the request's `prompt_index`-th prompt; may be none."""
-        ...
 
+    @abstractmethod
     def end(self) -> bytes:
-        """What follows the last output, before `[DONE]`."""
-        ...
+        """What follows the last output, the mark of the end included."""
+
+    def fail(self, error: ApiError) -> bytes:
+        """What ends the stream in place of the rest of the answer."""
+        return event(error.body()) + DONE
 
 
 class EventStream(Response):
@@ -77,9 +89,11 @@ class EventStream(Response):
     async def _run(self, scope: Scope, send: Send) -> bytes:
         """Send all events but the last, which are returned."""
         try:
+            if data := self._encoder.begin():
+                await send({"type": "http.response.body", "body": data, "more_body": True})
             async with asyncio.timeout(self._timeout):
                 await self._pump_all(send)
-            return self._encoder.end() + DONE
+            return self._encoder.end()
         except TimeoutError:
             failure = timed_out(self._timeout or 0.0)
         except StokerError as error:
@@ -88,7 +102,7 @@ class EventStream(Response):
             request_id = scope["state"]["request_id"]
             log.exception("request %s failed in the middle of its stream", request_id)
             failure = internal_error(request_id)
-        return event(failure.body()) + DONE
+        return self._encoder.fail(failure)
 
     async def _pump_all(self, send: Send) -> None:
         if len(self._streams) == 1:
@@ -119,6 +133,5 @@ class EventStream(Response):
                         return
             except TimeoutError:
                 if clock() - self._last_sent >= self._interval:
-                    await send(
-                        {"type": "http.response.body", "body": KEEP_ALIVE, "more_body": True}
-                    )
+                    data = self._encoder.keep_alive
+                    await send({"type": "http.response.body", "body": data, "more_body": True})
