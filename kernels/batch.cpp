@@ -24,7 +24,11 @@ void all_in_range(const char* field, View<int32_t> ids, int vocab) {
   for (int i = 0; i < ids.size; ++i) in_range(field, i, ids.data[i], vocab);
 }
 
-void check_extras(const SampleExtras& extras, int vocab) {
+std::string of_sequence(int s) { return " of sequence " + std::to_string(s); }
+
+}  // namespace
+
+void check(const SampleExtras& extras, int vocab) {
   all_in_range("prompt_ids", extras.prompt_ids, vocab);
   all_in_range("output_ids", extras.output_ids, vocab);
   all_in_range("bias_ids", extras.bias_ids, vocab);
@@ -37,10 +41,6 @@ void check_extras(const SampleExtras& extras, int vocab) {
     fail("number of words of allowed_mask", extras.allowed_mask.size,
          std::to_string(words) + ", one bit for each token of the vocabulary");
 }
-
-std::string of_sequence(int s) { return " of sequence " + std::to_string(s); }
-
-}  // namespace
 
 void check(const Batch& batch, const ModelConfig& config, const BatchLimits& limits) {
   if (batch.tokens < 1 || batch.tokens > limits.max_tokens)
@@ -83,7 +83,7 @@ void check(const Batch& batch, const ModelConfig& config, const BatchLimits& lim
     in_range("embed_rows", i, batch.embed_rows[i], batch.tokens);
   for (size_t i = 0; i < batch.samples.size(); ++i)
     in_range("sample.rows", static_cast<int64_t>(i), batch.samples[i].row, batch.tokens);
-  for (const SampleExtras& extras : batch.extras) check_extras(extras, config.vocab_size);
+  for (const SampleExtras& extras : batch.extras) check(extras, config.vocab_size);
   for (size_t i = 0; i < batch.scores.size(); ++i) {
     in_range("score.rows", static_cast<int64_t>(i), batch.scores[i].row, batch.tokens);
     in_range("score.targets", static_cast<int64_t>(i), batch.scores[i].target, config.vocab_size);

@@ -37,4 +37,7 @@ struct BatchLimits {
 // model's memory.
 void check(const Batch& batch, const ModelConfig& config, const BatchLimits& limits);
 
+// The same for what a sample asks besides.
+void check(const SampleExtras& extras, int vocab);
+
 }  // namespace stoker

@@ -121,6 +121,11 @@ void read_scores(Reader& reader, nb::handle object, Batch& batch) {
 
 }  // namespace
 
+void bind_samples(nb::handle samples, BoundBatch& bound) {
+  Reader reader(bound.arrays);
+  read_samples(reader, samples, bound.batch);
+}
+
 BoundBatch bind_batch(nb::handle object) {
   BoundBatch bound;
   Reader reader(bound.arrays);

@@ -3,9 +3,12 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
+#include <algorithm>
+#include <limits>
 #include <vector>
 
 #include "batch.h"
+#include "forward.h"
 
 namespace stoker {
 
@@ -19,6 +22,9 @@ struct BoundBatch {
 // the wrong type or length.
 BoundBatch bind_batch(nanobind::handle batch);
 
+// Only the samples, from a `stoker.runner.base.SampleRows`.
+void bind_samples(nanobind::handle samples, BoundBatch& bound);
+
 template <typename T>
 nanobind::ndarray<nanobind::numpy, T> new_array(std::initializer_list<size_t> shape) {
   size_t size = 1;
@@ -27,5 +33,23 @@ nanobind::ndarray<nanobind::numpy, T> new_array(std::initializer_list<size_t> sh
   nanobind::capsule owner(data, [](void* p) noexcept { delete[] static_cast<T*>(p); });
   return nanobind::ndarray<nanobind::numpy, T>(data, shape, owner);
 }
+
+// Arrays for n rows of log-probabilities, `width` beside each; the first is None if width < 0.
+struct LogprobResult {
+  nanobind::object arrays = nanobind::none();
+  LogprobArrays views;
+
+  LogprobResult(size_t n, int width) {
+    if (width < 0) return;
+    const auto columns = static_cast<size_t>(width);
+    auto logprobs = new_array<float>({n});
+    auto ranks = new_array<int32_t>({n});
+    auto top_ids = new_array<int32_t>({n, columns});
+    auto top_logprobs = new_array<float>({n, columns});
+    views = {width, logprobs.data(), ranks.data(), top_ids.data(), top_logprobs.data()};
+    std::fill_n(top_logprobs.data(), n * columns, -std::numeric_limits<float>::infinity());
+    arrays = nanobind::make_tuple(logprobs, ranks, top_ids, top_logprobs);
+  }
+};
 
 }  // namespace stoker

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "cpu_features.h"
+#include "kernel_bindings.h"
 #include "matmul_bindings.h"
 #include "model_bindings.h"
 
@@ -22,5 +23,6 @@ NB_MODULE(_kernels, m) {
   m.def("available_cpus", &stoker::available_cpus,
         "Processors this process may use: its affinity mask, cut by the container's CPU quota.");
   stoker::bind_matmul(m);
+  stoker::bind_kernels(m);
   stoker::bind_model(m);
 }

@@ -344,7 +344,7 @@ void Forward::mlp_tiles(const LayerWeights& w, const Rounded& in, int thread) {
         if (config_.gated)
           ops_.gate(config_.activation, mine.gate + m * kStride, up, cols, up);
         else
-          ops_.activate(config_.activation, nullptr, cols, up);
+          ops_.activate(config_.activation, cols, up);
         round_part(up, top + m, col, cols, out);
       }
     }

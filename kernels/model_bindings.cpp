@@ -7,13 +7,13 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
-#include <limits>
 #include <optional>
 #include <stdexcept>
 #include <string>
 
 #include "batch_bindings.h"
 #include "model.h"
+#include "names.h"
 
 namespace nb = nanobind;
 
@@ -32,13 +32,6 @@ T field(nb::handle object, const char* name) {
 template <typename T>
 T optional_field(nb::handle object, const char* name) {
   return nb::cast<std::optional<T>>(object.attr(name)).value_or(T{0});
-}
-
-Activation activation_from(const std::string& name) {
-  if (name == "silu") return Activation::silu;
-  if (name == "gelu_tanh") return Activation::gelu_tanh;
-  if (name == "gelu") return Activation::gelu;
-  throw std::invalid_argument("unknown activation '" + name + "'");
 }
 
 // A `stoker.model.spec.ModelSpec`.
@@ -76,20 +69,6 @@ ModelConfig config_from(nb::handle spec) {
   return c;
 }
 
-Isa isa_from(const std::string& name) {
-  for (Isa isa : {Isa::portable, Isa::avx2, Isa::avx512, Isa::amx})
-    if (isa_name(isa) == name && isa_available(isa)) return isa;
-  throw std::invalid_argument("instruction set '" + name +
-                              "' cannot be used here; available_isas() lists those that can");
-}
-
-KVType kv_type_from(const std::string& name) {
-  if (name == "bfloat16") return KVType::bf16;
-  if (name == "float32") return KVType::fp32;
-  throw std::invalid_argument("a key-value cache of '" + name +
-                              "' is not supported; expected bfloat16 or float32");
-}
-
 void make_model(Model* model, nb::handle spec, int64_t num_blocks, const std::string& kv_dtype,
                 int max_num_batched_tokens, int max_num_seqs, int threads,
                 const std::string& isa) {
@@ -120,24 +99,6 @@ void load_matrix(Model& model, const std::string& name, const Rows& data,
   nb::gil_scoped_release release;
   model.weights().load_matrix(name, source, *format, model.pool());
 }
-
-// Arrays for n rows of log-probabilities, `width` beside each; the first is None if width < 0.
-struct LogprobResult {
-  nb::object arrays = nb::none();
-  LogprobArrays views;
-
-  LogprobResult(size_t n, int width) {
-    if (width < 0) return;
-    const auto columns = static_cast<size_t>(width);
-    auto logprobs = new_array<float>({n});
-    auto ranks = new_array<int32_t>({n});
-    auto top_ids = new_array<int32_t>({n, columns});
-    auto top_logprobs = new_array<float>({n, columns});
-    views = {width, logprobs.data(), ranks.data(), top_ids.data(), top_logprobs.data()};
-    std::fill_n(top_logprobs.data(), n * columns, -std::numeric_limits<float>::infinity());
-    arrays = nb::make_tuple(logprobs, ranks, top_ids, top_logprobs);
-  }
-};
 
 nb::dict seconds(const Timings& timings) {
   nb::dict result;

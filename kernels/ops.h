@@ -21,8 +21,8 @@ struct Ops {
   void (*rope)(float* x, const float* cosines, const float* sines, int half);
   // out = act(gate) * up. `out` may be either input.
   void (*gate)(Activation activation, const float* gate, const float* up, int n, float* out);
-  // x = act(x + bias); `bias` may be null.
-  void (*activate)(Activation activation, const float* bias, int n, float* x);
+  // x = act(x)
+  void (*activate)(Activation activation, int n, float* x);
   // x += y
   void (*add)(const float* y, int n, float* x);
   // x *= factor

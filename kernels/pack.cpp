@@ -70,16 +70,27 @@ void store_q8(const float* x, const Slot& slot) {
   scatter<32>(codes, slot);
 }
 
+// Four lanes, in whatever registers there are: GCC and Clang both have these vectors.
+typedef float Lanes __attribute__((vector_size(16)));
+
 // Codes of x for a scale, −8..7, and their squared error.
 float quantize_q4(const float* x, float scale, float* codes) {
+  constexpr float kMagic = 12582912.0f;
+  const Lanes low = Lanes{} - 8.0f, high = Lanes{} + 7.0f;
   const float inverse = 1.0f / scale;
-  float error = 0;
-  for (int i = 0; i < 32; ++i) {
-    codes[i] = round_to_integer(clamp(x[i] * inverse, -8.0f, 7.0f));
-    const float off = x[i] - codes[i] * scale;
+  Lanes error{};
+  for (int i = 0; i < 32; i += 4) {
+    Lanes v;
+    memcpy(&v, x + i, sizeof v);
+    Lanes code = v * inverse;
+    code = code < low ? low : code;
+    code = code > high ? high : code;
+    code = (code + kMagic) - kMagic;
+    const Lanes off = v - code * scale;
     error += off * off;
+    memcpy(codes + i, &code, sizeof code);
   }
-  return error;
+  return (error[0] + error[1]) + (error[2] + error[3]);
 }
 
 // The largest magnitude goes to about −8, on the long side of the range. A slightly larger or

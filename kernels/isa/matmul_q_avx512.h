@@ -133,8 +133,4 @@ void matmul_quantized(const MatmulArgs& args) {
 }
 
 }  // namespace
-
-void matmul_q4(const MatmulArgs& args) { matmul_quantized<true>(args); }
-void matmul_q8(const MatmulArgs& args) { matmul_quantized<false>(args); }
-
 }  // namespace stoker::STOKER_ISA

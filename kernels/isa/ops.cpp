@@ -97,12 +97,9 @@ void gate(Activation activation, const float* gates, const float* up, int n, flo
   });
 }
 
-void activate(Activation activation, const float* bias, int n, float* x) {
+void activate(Activation activation, int n, float* x) {
   with_activation(activation, [&](auto act) {
-    for_lanes(n, [&](int i, int k) {
-      const Vec v = load_upto(x + i, k);
-      store_upto(x + i, act(bias ? v + load_upto(bias + i, k) : v), k);
-    });
+    for_lanes(n, [&](int i, int k) { store_upto(x + i, act(load_upto(x + i, k)), k); });
   });
 }
 

@@ -19,7 +19,7 @@ from tokenizers import decoders, models, pre_tokenizers
 from stoker.engine.config import EngineConfig
 from stoker.engine.engine import Engine
 from stoker.engine.outputs import RequestOutput
-from stoker.engine.sampling_params import BeamSearchParams, SamplingParams
+from stoker.engine.sampling_params import BeamSearchParams, RequestOutputKind, SamplingParams
 from stoker.model.spec import LayerSpec, ModelSpec
 from stoker.model.tokenizer import Tokenizer
 from stoker.model.tokenizer.parts import TokenizerParts
@@ -265,17 +265,19 @@ def check(engine: Engine) -> None:
 
 
 def finish_all(engine: Engine, *, limit: int = 10_000) -> dict[str, RequestOutput]:
-    """Step until nothing is left, checking after every step; deltas are joined."""
+    """Step until nothing is left, checking after every step. The last output of each request;
+    deltas are joined."""
     outputs: dict[str, RequestOutput] = {}
     for _ in range(limit):
         if not engine.has_unfinished:
             return outputs
+        kinds = {name: request.output_kind for name, request in engine._requests.items()}
         for output in engine.step():
-            known = outputs.get(output.request_id)
-            if known is None:
-                outputs[output.request_id] = output
+            name = output.request_id
+            if name in outputs and kinds[name] is RequestOutputKind.DELTA:
+                outputs[name].merge(output)
             else:
-                known.merge(output)
+                outputs[name] = output
         check(engine)
     raise AssertionError("the engine does not come to an end")
 

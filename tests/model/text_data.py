@@ -1,8 +1,10 @@
 """The golden tokenizers and their expected ids; see tests/golden/text/make.py."""
 
 import json
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -37,7 +39,9 @@ def default_model() -> Path:
     return found.path
 
 
-def bytelevel_metadata(pre: str = "gpt-2", **changes: Any) -> dict[str, Any]:
+def bytelevel_metadata(
+    pre: str = "gpt-2", changes: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, Any]:
     """The golden byte-level tokenizer in GGUF's terms."""
     described = json.loads((GOLDEN / "bytelevel" / "tokenizer.json").read_text())
     vocab = dict(described["model"]["vocab"])

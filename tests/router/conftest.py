@@ -8,8 +8,12 @@ from collections.abc import AsyncIterator, Callable, Mapping
 import pytest
 import pytest_asyncio
 import uvloop
+from hypothesis import settings
 
 from .fakes import FakeEngine, Fleet
+
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 def pytest_asyncio_loop_factories(

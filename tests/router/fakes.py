@@ -8,12 +8,18 @@ import json
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
+
+import httpx
+import openai
 
 from stoker.router.config import parse_config
 from stoker.router.engines.handle import EngineHandle
 from stoker.router.server import RouterServer
+
+CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 
 
 @dataclass
@@ -281,6 +287,16 @@ async def hang_in_stream(engine: FakeEngine, seen: Seen, writer: asyncio.StreamW
     return await hang(engine, seen, writer)
 
 
+def after(event: asyncio.Event) -> Behaviour:
+    """A good answer, once `event` is set."""
+
+    async def behave(engine: FakeEngine, seen: Seen, writer: asyncio.StreamWriter) -> bool:
+        await event.wait()
+        return await answer(engine, seen, writer)
+
+    return behave
+
+
 def slow(seconds: float) -> Behaviour:
     """A good answer, late."""
 
@@ -335,7 +351,7 @@ class Fleet:
         for engine in self.engines:
             await engine.start()
         settings = {
-            "router": {"port": 0, "drain": 2},
+            "router": {"port": 0, "drain": 2, "policy": "least_in_flight"},
             "health": {"interval": 0.25, "timeout": 0.5},
             "retries": {"backoff": 0.005},
             **self.settings,
@@ -353,12 +369,29 @@ class Fleet:
         await self._server.start()
         return self
 
+    @cached_property
+    def client(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(base_url=self.url, timeout=20)
+
+    @cached_property
+    def sdk(self) -> openai.AsyncOpenAI:
+        return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key="k", max_retries=0)
+
+    async def post(self, body: Any = None, **headers: str) -> httpx.Response:
+        """A chat completion, asked for without the SDK's ways."""
+        body = CHAT if body is None else body
+        return await self.client.post("/v1/chat/completions", json=body, headers=headers)
+
     async def __aexit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if "client" in self.__dict__:
+            await self.client.aclose()
+        if "sdk" in self.__dict__:
+            await self.sdk.close()
         await self.server.stop()
         for engine in self.engines:
             await engine.kill()

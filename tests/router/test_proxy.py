@@ -10,6 +10,7 @@ import openai
 import pytest
 
 from .fakes import (
+    CHAT,
     Behaviour,
     FakeEngine,
     Fleet,
@@ -28,18 +29,11 @@ from .fakes import (
     until,
 )
 
-BODY = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
-
-
-def sdk(fleet: Fleet) -> openai.AsyncOpenAI:
-    return openai.AsyncOpenAI(base_url=f"{fleet.url}/v1", api_key="k", max_retries=0)
-
 
 async def ask(fleet: Fleet) -> str:
-    async with sdk(fleet) as client:
-        answer = await client.chat.completions.create(
-            model="m", messages=[{"role": "user", "content": "hi"}]
-        )
+    answer = await fleet.sdk.chat.completions.create(
+        model="m", messages=[{"role": "user", "content": "hi"}]
+    )
     return answer.choices[0].message.content or ""
 
 
@@ -54,11 +48,10 @@ async def test_requests_alternate_between_quiet_engines(fleet: Fleet) -> None:
 
 
 async def test_a_stream_arrives_in_pieces(fleet: Fleet) -> None:
-    async with sdk(fleet) as client:
-        stream = await client.chat.completions.create(
-            model="m", messages=[{"role": "user", "content": "hi"}], stream=True
-        )
-        words = [part.choices[0].delta.content async for part in stream]
+    stream = await fleet.sdk.chat.completions.create(
+        model="m", messages=[{"role": "user", "content": "hi"}], stream=True
+    )
+    words = [part.choices[0].delta.content async for part in stream]
     assert words[0] == "engine"
     assert words[2] == "here"
     await fleet.settled()
@@ -66,10 +59,7 @@ async def test_a_stream_arrives_in_pieces(fleet: Fleet) -> None:
 
 
 async def test_a_stream_passes_byte_for_byte(fleet: Fleet) -> None:
-    async with httpx.AsyncClient() as client:
-        response = await client.post(
-            f"{fleet.url}/v1/chat/completions", json=BODY | {"stream": True}
-        )
+    response = await fleet.post(CHAT | {"stream": True})
     name = response.headers["x-stoker-engine"]
     expected = b"".join(chunk(word) for word in ("engine", name, "here")) + b"data: [DONE]\n\n"
     assert response.content == expected
@@ -77,20 +67,16 @@ async def test_a_stream_passes_byte_for_byte(fleet: Fleet) -> None:
 
 async def test_the_body_reaches_the_engine_unchanged(fleet: Fleet) -> None:
     body = b'{ "model":"m",  "messages": [], "unknown": {"a": 1.50, "b": [null]}, "seed": 1e3 }'
-    async with httpx.AsyncClient() as client:
-        response = await client.post(f"{fleet.url}/v1/chat/completions", content=body)
+    response = await fleet.client.post("/v1/chat/completions", content=body)
     assert response.status_code == 200
     [seen] = [seen for engine in fleet.engines for seen in engine.seen]
     assert seen.body == body
 
 
 async def test_headers_on_every_response(fleet: Fleet) -> None:
-    async with httpx.AsyncClient(base_url=fleet.url) as client:
-        good = await client.post(
-            "/v1/chat/completions", json=BODY, headers={"x-request-id": "mine-1"}
-        )
-        bad = await client.post("/v1/chat/completions", content=b"{")
-        own = await client.get("/v1/models")
+    good = await fleet.post(None, **{"x-request-id": "mine-1"})
+    bad = await fleet.client.post("/v1/chat/completions", content=b"{")
+    own = await fleet.client.get("/v1/models")
     assert good.headers["x-request-id"] == "mine-1"
     assert good.headers["x-stoker-engine"] in ("one", "two")
     assert good.headers["x-stoker-reason"] == "least_in_flight: 0 of 64"
@@ -126,8 +112,7 @@ async def test_a_fault_before_the_first_byte_is_tried_elsewhere(
 async def test_the_last_error_is_passed_on_when_all_fail(fleet: Fleet) -> None:
     for engine in fleet.engines:
         engine.default = status(500)
-    async with httpx.AsyncClient() as client:
-        response = await client.post(f"{fleet.url}/v1/chat/completions", json=BODY)
+    response = await fleet.post()
     assert response.status_code == 500
     assert response.json()["error"]["message"] == "fake 500"
     assert [len(engine.seen) for engine in fleet.engines] == [1, 1]
@@ -136,9 +121,8 @@ async def test_the_last_error_is_passed_on_when_all_fail(fleet: Fleet) -> None:
 async def test_a_400_is_the_clients_own_and_not_tried_again(fleet: Fleet) -> None:
     for engine in fleet.engines:
         engine.default = status(400)
-    async with sdk(fleet) as client:
-        with pytest.raises(openai.BadRequestError, match="fake 400"):
-            await client.chat.completions.create(model="m", messages=[])
+    with pytest.raises(openai.BadRequestError, match="fake 400"):
+        await fleet.sdk.chat.completions.create(model="m", messages=[])
     assert sum(len(engine.seen) for engine in fleet.engines) == 1
 
 
@@ -178,12 +162,12 @@ async def test_a_stopped_engine_is_found_by_its_probes(fleet: Fleet) -> None:
 async def test_a_stream_that_breaks_off_ends_with_a_clear_error(fault: Behaviour) -> None:
     engine = FakeEngine("one")
     engine.default = fault
-    async with Fleet(engine, timeouts={"idle": 0.2}) as fleet, sdk(fleet) as client:
-        stream = await client.chat.completions.create(
+    async with Fleet(engine, timeouts={"idle": 0.2}) as fleet:
+        stream = await fleet.sdk.chat.completions.create(
             model="m", messages=[{"role": "user", "content": "hi"}], stream=True
         )
         assert (await anext(stream)).choices[0].delta.content == "begun"
-        with pytest.raises(openai.APIError, match="engine one stopped in the middle of its answer"):
+        with pytest.raises(openai.APIError, match="Engine one stopped in the middle of its answer"):
             await anext(stream)
         assert len(engine.seen) == 1
         await fleet.settled()
@@ -194,12 +178,12 @@ async def test_no_first_byte_in_time_is_a_504() -> None:
     engine = FakeEngine("one")
     engine.default = hang
     settings = {"timeouts": {"first_byte": 0.15}, "retries": {"attempts": 2, "backoff": 0.001}}
-    async with Fleet(engine, **settings) as fleet, httpx.AsyncClient() as client:
-        response = await client.post(f"{fleet.url}/v1/chat/completions", json=BODY)
+    async with Fleet(engine, **settings) as fleet:
+        response = await fleet.post()
         assert response.status_code == 504
         assert response.json()["error"] == {
-            "message": "no answer in 2 attempts; engine one: no answer in time",
-            "type": "server_error",
+            "message": "No answer in 2 attempts; engine one: no answer in time.",
+            "type": "timeout_error",
             "param": None,
             "code": "engine_timeout",
         }
@@ -213,8 +197,7 @@ async def test_a_client_that_leaves_stops_the_engine(fleet: Fleet, stream: bool)
     one, two = fleet.engines
     one.default = two.default = hang_in_stream if stream else hang
     with pytest.raises(httpx.ReadTimeout):
-        async with httpx.AsyncClient(timeout=0.2) as client:
-            await client.post(f"{fleet.url}/v1/chat/completions", json=BODY | {"stream": stream})
+        await fleet.client.post("/v1/chat/completions", json=CHAT | {"stream": stream}, timeout=0.2)
     await fleet.settled()
     assert one.cancelled + two.cancelled == 1
     assert len(one.seen) + len(two.seen) == 1
@@ -224,8 +207,8 @@ async def test_a_client_that_leaves_stops_the_engine(fleet: Fleet, stream: bool)
 async def test_retries_stop_when_the_budget_is_spent() -> None:
     one, two = FakeEngine("one"), FakeEngine("two")
     one.default = two.default = status(500)
-    async with Fleet(one, two, retries={"budget": 0}) as fleet, httpx.AsyncClient() as client:
-        response = await client.post(f"{fleet.url}/v1/chat/completions", json=BODY)
+    async with Fleet(one, two, retries={"budget": 0}) as fleet:
+        response = await fleet.post()
     assert response.status_code == 500
     assert len(one.seen) + len(two.seen) == 1
 
@@ -264,15 +247,15 @@ async def test_connections_to_engines_are_used_again() -> None:
 async def test_the_models_of_all_engines() -> None:
     one, two = FakeEngine("one", models=("a", "b")), FakeEngine("two", models=("b", "c"))
     aliases = {"gpt": "c"}
-    async with Fleet(one, two, aliases=aliases) as fleet, sdk(fleet) as client:
-        assert [model.id async for model in client.models.list()] == ["a", "b", "c", "gpt"]
-        assert (await client.models.retrieve("gpt")).to_dict()["root"] == "c"
+    async with Fleet(one, two, aliases=aliases) as fleet:
+        assert [model.id async for model in fleet.sdk.models.list()] == ["a", "b", "c", "gpt"]
+        assert (await fleet.sdk.models.retrieve("gpt")).to_dict()["root"] == "c"
         for name, expected in (("a", "one"), ("c", "two"), ("gpt", "two")):
-            raw = await client.chat.completions.with_raw_response.create(model=name, messages=[])
+            raw = await fleet.sdk.chat.completions.with_raw_response.create(model=name, messages=[])
             assert raw.headers["x-stoker-engine"] == expected
         assert two.seen[-1].json["model"] == "c"
         with pytest.raises(openai.NotFoundError) as caught:
-            await client.chat.completions.create(model="d", messages=[])
+            await fleet.sdk.chat.completions.create(model="d", messages=[])
     assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
     assert "a, b, c, gpt" in caught.value.message
 
@@ -282,8 +265,8 @@ async def test_an_engines_own_name_for_a_model() -> None:
     settings = {"one": {"models": {"small": "/models/m.gguf"}, "api_key": "secret"}}
     async with Fleet(engine, engine_settings=settings) as fleet:
         body = b'{"model":"small","messages":[],"x":1.50}'
-        async with httpx.AsyncClient(headers={"authorization": "Bearer client"}) as client:
-            await client.post(f"{fleet.url}/v1/chat/completions", content=body)
+        headers = {"authorization": "Bearer client"}
+        await fleet.client.post("/v1/chat/completions", content=body, headers=headers)
     assert engine.seen[0].body == b'{"model":"/models/m.gguf","messages":[],"x":1.50}'
     assert engine.seen[0].headers["authorization"] == "Bearer secret"
 
@@ -295,25 +278,26 @@ async def test_an_engines_own_name_for_a_model() -> None:
 async def test_a_body_that_cannot_be_read_is_refused(
     fleet: Fleet, body: bytes, param: str | None
 ) -> None:
-    async with httpx.AsyncClient() as client:
-        response = await client.post(f"{fleet.url}/v1/chat/completions", content=body)
+    response = await fleet.client.post("/v1/chat/completions", content=body)
     assert response.status_code == 400
     assert response.json()["error"]["type"] == "invalid_request_error"
     assert response.json()["error"]["param"] == param
     assert not any(engine.seen for engine in fleet.engines)
 
 
-async def test_health_and_readiness_tell_the_truth(fleet: Fleet) -> None:
-    async with httpx.AsyncClient(base_url=fleet.url) as client:
-        assert (await client.get("/ready")).json() == {"ready": True, "models": {"m": True}}
+async def test_health_and_readiness_tell_the_truth() -> None:
+    settings = {"max_wait": 0.05}
+    engines = FakeEngine("one"), FakeEngine("two")
+    async with Fleet(*engines, admission=settings) as fleet:
+        assert (await fleet.client.get("/ready")).json() == {"ready": True, "models": {"m": True}}
         for engine in fleet.engines:
             await engine.kill()
         await until(lambda: not any(fleet.handle(n).health.healthy for n in ("one", "two")))
-        assert (await client.get("/ready")).json() == {"ready": False, "models": {"m": False}}
-        health = await client.get("/health")
+        assert (await fleet.client.get("/ready")).json() == {"ready": False, "models": {"m": False}}
+        health = await fleet.client.get("/health")
         assert health.status_code == 200
         assert {e["healthy"] for e in health.json()["engines"].values()} == {False}
-        response = await client.post("/v1/chat/completions", json=BODY)
+        response = await fleet.post()
     assert response.status_code == 503
     assert response.headers["retry-after"] == "1"
     assert response.json()["error"]["code"] == "no_engine_available"
@@ -326,3 +310,30 @@ async def test_draining_finishes_what_is_under_way(fleet: Fleet) -> None:
     await until(lambda: bool(fleet.server.dispatcher.active))
     await fleet.server.stop()
     assert (await asked).endswith("here")
+
+
+async def test_a_model_no_engine_has_told_of_yet_is_a_503() -> None:
+    known, silent = FakeEngine("known"), FakeEngine("silent", models=("later",))
+    silent.healthy = False
+    async with Fleet(known, silent) as fleet:
+        early = await fleet.post(CHAT | {"model": "later"})
+        assert early.status_code == 503
+        assert early.json()["error"]["code"] == "model_not_known_yet"
+        silent.healthy = True
+        await until(lambda: fleet.handle("silent").health.healthy)
+        assert (await fleet.post(CHAT | {"model": "later"})).status_code == 200
+
+
+async def test_a_backend_can_be_asked_for_by_kind_or_name() -> None:
+    engines = FakeEngine("a", kind="vllm"), FakeEngine("b", kind="llama_cpp")
+    async with Fleet(*engines) as fleet:
+        for backend, expected in (("vllm", "a"), ("llama_cpp", "b"), ("b", "b")):
+            for _ in range(3):
+                response = await fleet.post(**{"x-stoker-backend": backend})
+                assert response.headers["x-stoker-engine"] == expected
+        wrong = await fleet.post(**{"x-stoker-backend": "native"})
+    assert wrong.status_code == 400
+    assert wrong.json()["error"]["message"] == (
+        "No engine of this model is a 'native': the header x-stoker-backend may be auto, "
+        "a, b, llama_cpp, vllm."
+    )

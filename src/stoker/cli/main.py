@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from stoker.cli import models, plan
+from stoker.cli import models, plan, router
 from stoker.cli.serve import serve
 from stoker.errors import StokerError
 
@@ -26,6 +26,7 @@ app.command("list")(models.list_models)
 app.command("show")(models.show)
 app.command("rm")(models.remove)
 app.command("plan")(plan.plan)
+app.command("router")(router.router)
 
 
 def main() -> None:

@@ -17,7 +17,13 @@ from stoker.engine.beam_search import BeamSearch
 from stoker.engine.config import EngineConfig
 from stoker.engine.outputs import RequestMetrics
 from stoker.engine.request import Request
-from stoker.engine.sampling_params import BeamSearchParams, RequestOutputKind, SamplingParams
+from stoker.engine.sampling_params import (
+    BeamSearchParams,
+    RequestOutputKind,
+    SamplingParams,
+    StructuredOutputsParams,
+)
+from stoker.engine.structured import GrammarBackend
 from stoker.errors import ContextOverflow, InvalidRequest
 from stoker.model.tokenizer import Tokenizer
 
@@ -38,6 +44,7 @@ class Admission:
         self._max_logprobs = vocab_size if config.max_logprobs == -1 else config.max_logprobs
         self._eos_token_ids = frozenset(tokenizer.eos_token_ids)
         self._max_model_len = max_model_len
+        self.grammars = GrammarBackend(tokenizer, vocab_size)
         self._random = random.SystemRandom() if config.seed is None else random.Random(config.seed)
         self._order = count()
 
@@ -162,11 +169,6 @@ class Admission:
 
     def _set_constraints(self, request: Request, stops: frozenset[int]) -> None:
         params = request.params
-        if params.structured_outputs is not None:
-            raise InvalidRequest(
-                "structured_outputs needs a grammar backend, and this engine has none",
-                param="structured_outputs",
-            )
         if params.min_tokens and stops:
             request.banned_until_min_tokens = np.array(sorted(stops), np.int32)
         if params.logit_bias:
@@ -178,6 +180,16 @@ class Admission:
             request.allowed_mask = token_mask(params.allowed_token_ids, self._vocab_size)
         for word in params.bad_words or ():
             request.bad_words += self._spellings(word)
+        if params.structured_outputs is not None:
+            self._constrain(request, params.structured_outputs)
+
+    def _constrain(self, request: Request, wanted: StructuredOutputsParams) -> None:
+        """Compile the grammar. With `ignore_eos` an answer goes on as long as it can."""
+        request.grammar = self.grammars.compile(wanted)
+        if request.params.ignore_eos:
+            no_end = ~token_mask(self._eos_token_ids, self._vocab_size)
+            mask = request.allowed_mask
+            request.allowed_mask = no_end if mask is None else mask & no_end
 
     def _spellings(self, word: str) -> list[list[int]]:
         """The tokens of a word at the start of a text and, where that is one token more or less

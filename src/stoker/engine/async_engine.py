@@ -92,14 +92,13 @@ class RequestStream:
         self._abort()
 
     def __del__(self) -> None:
-        if not self._finished:
-            self._owner.abort(self.request_id)
+        self._abort()
 
     def _abort(self) -> None:
         if not self._finished:
             self._finished = True
             self._pending = None
-            self._owner.abort(self.request_id)
+            self._owner._discard(self.request_id)
 
     def _put(self, output: RequestOutput) -> None:
         if self._finished:
@@ -159,10 +158,7 @@ class AsyncEngine:
             EngineOverloaded: too much is waiting.
             EngineStopped: the engine is shutting down or has failed.
         """
-        if self._error is not None:
-            raise EngineStopped(f"the engine has failed: {self._error}")
-        if self._draining:
-            raise EngineStopped("the engine is shutting down")
+        self._check_accepting()
         loop = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = loop
@@ -185,12 +181,15 @@ class AsyncEngine:
         return stream
 
     def abort(self, request_id: str) -> None:
-        """End a request; its blocks are free before the next step. Unknown ids are ignored.
+        """End a request: its blocks are free before the next step, and its stream ends with
+        finish reason `abort`. Unknown ids are ignored. May be called from any thread."""
 
-        May be called from any thread.
-        """
-        self._streams.pop(request_id, None)
-        self._post(lambda: self._discard(request_id))
+        def end() -> None:
+            output = self.engine.abort(request_id)
+            if output is not None:
+                self._hand_over([output])
+
+        self._post(end)
 
     def stats(self) -> EngineStats:
         """Counts as they are now."""
@@ -216,8 +215,15 @@ class AsyncEngine:
         """Whether new requests are taken."""
         return not self._draining and self._error is None
 
+    def _check_accepting(self) -> None:
+        if self._error is not None:
+            raise EngineStopped(f"the engine has failed: {self._error}")
+        if self._draining:
+            raise EngineStopped("the engine is shutting down")
+
     async def reset_prefix_cache(self) -> bool:
         """Forget all cached prefixes; False (and nothing done) while blocks are in use."""
+        self._check_accepting()
         loop = asyncio.get_running_loop()
         done: asyncio.Future[bool] = loop.create_future()
 
@@ -237,6 +243,15 @@ class AsyncEngine:
         await asyncio.to_thread(self._thread.join, drain_timeout)
         self._stopping = True
         await asyncio.to_thread(self._thread.join)
+
+    def _discard(self, request_id: str) -> None:
+        """End a request whose outputs nobody reads any more."""
+        self._streams.pop(request_id, None)
+
+        def end() -> None:
+            self.engine.abort(request_id)
+
+        self._post(end)
 
     # ── the engine's thread ─────────────────────────────────────────────────────────────────
 
@@ -274,9 +289,6 @@ class AsyncEngine:
                     return False
                 self._condition.wait()
         return not self._stopping
-
-    def _discard(self, request_id: str) -> None:
-        self.engine.abort(request_id)
 
     def _hand_over(self, outputs: list[RequestOutput]) -> None:
         self._call_in_loop(lambda: self._deliver(outputs))

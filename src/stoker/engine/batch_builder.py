@@ -84,7 +84,7 @@ def sample_extras(sequence: Sequence) -> SampleExtras | None:
         frequency_penalty=params.frequency_penalty,
         bias_ids=request.bias_ids,
         bias_values=request.bias_values,
-        allowed_mask=request.allowed_mask,
+        allowed_mask=request.allowed_mask if sequence.matcher is None else sequence.matcher.mask,
         banned_ids=_banned(sequence),
     )
     if extras.has_penalties:

@@ -17,10 +17,12 @@ from stoker.engine.kv_events import KVEventListener
 from stoker.engine.output_processor import OutputProcessor
 from stoker.engine.outputs import RequestOutput
 from stoker.engine.request import Request
+from stoker.engine.retry import RetryEstimate
 from stoker.engine.sampling_params import BeamSearchParams, SamplingParams
 from stoker.engine.scheduler import Schedule, Scheduler
 from stoker.engine.slots import SlotTable
 from stoker.engine.stats import EngineStats, StepStats
+from stoker.engine.structured import MaskPool
 from stoker.errors import EngineOverloaded, MemoryPlanError
 from stoker.model.tokenizer import Tokenizer
 from stoker.runner.base import ModelRunner, StepResult
@@ -60,10 +62,20 @@ class Engine:
         self.scheduler = Scheduler(config, self.pool, self.slots)
         self._admission = Admission(config, tokenizer, runner.spec.vocab_size, self.max_model_len)
         self._processor = OutputProcessor(self.scheduler, tokenizer)
+        self._masks = MaskPool(runner.spec.vocab_size)
         self._requests: dict[str, Request] = {}
         self._num_steps = 0
         self._generation_tokens = 0
         self._num_rejected = 0
+        self._retry = RetryEstimate()
+
+    def prepare(self, params: SamplingParams) -> None:
+        """Compile the grammar that `params` asks for, so that `submit` finds it ready.
+
+        May be called from any thread, and may take a second. Raises `InvalidRequest`.
+        """
+        if params.structured_outputs is not None:
+            self._admission.grammars.compile(params.structured_outputs)
 
     # ── requests ────────────────────────────────────────────────────────────────────────────
 
@@ -140,7 +152,10 @@ class Engine:
         request = self._requests.pop(request_id, None)
         if request is None:
             return None
-        output = self._processor.abort(request, self._clock())
+        stats = StepStats()
+        output = self._processor.abort(request, self._clock(), stats)
+        if self.step_listener is not None:
+            self.step_listener(stats)
         self._check_if_idle()
         return output
 
@@ -161,6 +176,7 @@ class Engine:
         schedule = self.scheduler.schedule(self._clock())
         if not schedule.sequences:
             return []
+        self._masks.wait()
         built = build_batch(schedule, self.slots)
         return self.take_in(schedule, built, self.runner.run(built.batch))
 
@@ -171,11 +187,13 @@ class Engine:
         self.scheduler.complete(schedule)
         stats = StepStats(num_tokens=schedule.num_tokens, num_preemptions=len(schedule.preempted))
         outputs = self._processor.process(built, result, self._clock(), stats)
+        self._masks.start(self._processor.constrained)
         self._num_steps += 1
         self._generation_tokens += stats.num_generation_tokens
         for output in outputs:
             if output.finished:
                 del self._requests[output.request_id]
+                self._retry.note_ended(self._clock())
         if self.step_listener is not None:
             self.step_listener(stats)
         self._check_if_idle()
@@ -213,6 +231,7 @@ class Engine:
 
     def close(self) -> None:
         """Free the model."""
+        self._masks.close()
         self.runner.close()
 
     def _check_if_idle(self) -> None:
@@ -230,4 +249,7 @@ class Engine:
 
     def _reject(self, reason: str) -> None:
         self._num_rejected += 1
-        raise EngineOverloaded(f"the engine is full: {reason}", retry_after=1.0)
+        seconds = self._retry.seconds(self._clock())
+        raise EngineOverloaded(
+            f"the engine is full: {reason}; try again in {seconds:.0f} s", retry_after=seconds
+        )

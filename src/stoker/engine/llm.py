@@ -167,13 +167,12 @@ class LLM:
     def _run(
         self,
         prompts: list[Prompt],
-        params: Sequence[SamplingParams] | Sequence[BeamSearchParams],
+        params: Sequence[SamplingParams | BeamSearchParams],
         priorities: Sequence[int],
         use_tqdm: bool,
     ) -> list[RequestOutput]:
         """Submit everything, then step until all is answered; on an error nothing is left."""
         requests = []
-        wanted: SamplingParams | BeamSearchParams
         for prompt, wanted, priority in zip(prompts, params, priorities, strict=True):
             request = self.engine.make_request(
                 str(next(self._ids)),

@@ -16,6 +16,7 @@ from stoker.engine.scheduler import Scheduler
 from stoker.engine.sequence import Sequence, SequenceState
 from stoker.engine.stats import FinishedRequest, StepStats
 from stoker.engine.stop import StopStringFinder
+from stoker.engine.structured import Matcher
 from stoker.model.detokenizer import IncrementalDetokenizer
 from stoker.model.tokenizer import Tokenizer
 from stoker.runner.base import StepResult, TopLogprobs
@@ -50,16 +51,19 @@ class OutputProcessor:
         self._scheduler = scheduler
         self._tokenizer = tokenizer
         self.prompt_tokens = 0
-        self.generation_tokens = 0
         self.finished: Counter[str] = Counter()
         self._stats = StepStats()
         self._changed: dict[Request, list[Answer]] = {}
+        self.constrained: list[Matcher] = []
+        """The matchers that took a token in this step and need a mask for the next."""
 
     def start(self, request: Request) -> Sequence:
         """The sequence that computes a new request's prompt."""
         self.prompt_tokens += len(request.prompt_token_ids)
         tokens = np.array(request.prompt_token_ids, np.int32)
         sequence = Sequence(request, 0, tokens, self.new_answer(request, 0))
+        if request.grammar is not None:
+            sequence.matcher = request.grammar.matcher(request.allowed_mask)
         if request.beams is not None:
             sequence.num_forks = request.beams.params.beam_width - 1
             request.beams.start(sequence)
@@ -95,6 +99,7 @@ class OutputProcessor:
         """Take in one step's samples and scores; what they add is also noted in `stats`."""
         self._stats = stats
         self._changed = {}
+        self.constrained = []
         if built.scorers and result.scores is not None:
             self._take_scores(built, _LogprobTable(result.scores, self._tokenizer))
         tokens = result.token_ids.tolist()
@@ -116,9 +121,9 @@ class OutputProcessor:
             i += 1 + num_forks
         return self._outputs(now)
 
-    def abort(self, request: Request, now: float) -> RequestOutput:
-        """End all of a request's unfinished answers."""
-        self._stats = StepStats()
+    def abort(self, request: Request, now: float, stats: StepStats) -> RequestOutput:
+        """End all of a request's unfinished answers; that it is over is noted in `stats`."""
+        self._stats = stats
         self._changed = {}
         sequences = request.sequences if request.beams is None else request.beams.live
         for sequence in sequences:
@@ -141,8 +146,10 @@ class OutputProcessor:
             changed[request].append(answer)
         else:
             changed[request] = [answer]
-        if token < 0:
-            self._finish(sequence, "error")
+        matcher = sequence.matcher
+        error = None if matcher is None else matcher.error
+        if token < 0 or error is not None:
+            self._finish(sequence, "error", error)
             return
         sequence.append(token)
         self._stats.num_generation_tokens += 1
@@ -159,10 +166,19 @@ class OutputProcessor:
             stop = answer.add(token)
             if stop is not None:
                 self._finish(sequence, "stop", stop)
+            elif matcher is not None and self._ends_grammar(matcher, token):
+                self._finish(sequence, "stop" if matcher.error is None else "error", matcher.error)
             elif num_generated >= request.max_tokens:
                 self._finish(sequence, "length")
         if table is not None and request.num_logprobs >= 0:
             answer.add_logprobs(token, table.row(i, token, request.num_logprobs))
+
+    def _ends_grammar(self, matcher: Matcher, token: int) -> bool:
+        """Follow the grammar by a token; True if nothing may come after it."""
+        matcher.accept(token)
+        if not matcher.is_finished:
+            self.constrained.append(matcher)
+        return matcher.is_finished
 
     def _take_forks(
         self,

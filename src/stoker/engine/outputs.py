@@ -54,7 +54,9 @@ class CompletionOutput:
     finish_reason: str | None = None
     """`stop`, `length`, `abort` or `error`; None while it goes on."""
     stop_reason: int | str | None = None
-    """The stop string or token that ended it; None for the model's own end token."""
+    """The stop string or token that ended it; None for the model's own end token, and where a
+    grammar has come to its end. Of an `error`, what went wrong, if more is known than numbers
+    that are not finite."""
 
     def finished(self) -> bool:
         return self.finish_reason is not None

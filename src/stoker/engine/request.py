@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from stoker.engine.outputs import PromptLogprobs, RequestMetrics
 from stoker.engine.sampling_params import RequestOutputKind, SamplingParams
 from stoker.engine.sequence import Sequence
+from stoker.engine.structured import Grammar
 
 if TYPE_CHECKING:
     from stoker.engine.beam_search import BeamSearch
@@ -45,6 +46,8 @@ class Request:
     """The stop tokens, which may not be chosen before `min_tokens`."""
     bad_words: list[list[int]] = field(default_factory=list)
     allowed_mask: NDArray[np.uint32] | None = None
+    grammar: Grammar | None = None
+    """Of structured output; each sequence has a matcher of its own."""
     bias_ids: NDArray[np.int32] | None = None
     bias_values: NDArray[np.float32] | None = None
     beams: BeamSearch | None = None
@@ -73,6 +76,7 @@ class Request:
             or params.frequency_penalty
             or self.bias_ids is not None
             or self.allowed_mask is not None
+            or self.grammar is not None
             or self.bad_words
             or self.banned_until_min_tokens is not None
         )

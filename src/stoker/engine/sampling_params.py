@@ -18,6 +18,8 @@ MAX_SEQUENCES = 1024
 """Largest `n` and `beam_width`."""
 MAX_STOPS = 64
 """Most stop strings or bad words of one request."""
+STRUCTURED_KINDS = ("json", "regex", "choice", "grammar", "json_object")
+"""The fields of `StructuredOutputsParams` that constrain."""
 _GREEDY_BELOW = 1e-5
 _COLDEST = 1e-2
 
@@ -37,25 +39,33 @@ class RequestOutputKind(Enum):
 class StructuredOutputsParams:
     """A constraint on the text: exactly one of the kinds is set."""
 
-    json: str | dict[str, Any] | None = None
+    json: str | dict[str, Any] | bool | None = None
     """A JSON schema."""
     regex: str | None = None
+    """An expression that the whole text matches."""
     choice: list[str] | None = None
+    """The texts to choose from."""
     grammar: str | None = None
-    """A context-free grammar."""
+    """A context-free grammar: GBNF as llama.cpp reads it, or Lark as llguidance does."""
     json_object: bool | None = None
     """Any JSON object."""
-    structural_tag: str | None = None
+    strict: bool = True
+    """Refuse a JSON schema with keywords that cannot be enforced, rather than ignore them."""
 
     def __post_init__(self) -> None:
-        kinds = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")
-        given = [kind for kind in kinds if getattr(self, kind) is not None]
+        given = [kind for kind in STRUCTURED_KINDS if getattr(self, kind) is not None]
         if len(given) != 1:
             found = " and ".join(given) if given else "none"
             raise InvalidRequest(
-                f"structured_outputs needs exactly one of {', '.join(kinds)}; found {found}",
+                f"structured_outputs needs exactly one of {', '.join(STRUCTURED_KINDS)}; "
+                f"found {found}",
                 param="structured_outputs",
             )
+
+    @property
+    def kind(self) -> str:
+        """Which of the kinds is set."""
+        return next(kind for kind in STRUCTURED_KINDS if getattr(self, kind) is not None)
 
 
 @dataclass(slots=True)

@@ -13,6 +13,7 @@ from stoker.engine.block_pool import hash_block
 if TYPE_CHECKING:
     from stoker.engine.answer import Answer
     from stoker.engine.request import Request
+    from stoker.engine.structured import Matcher
 
 _GROWTH = 64
 
@@ -43,6 +44,7 @@ class Sequence:
         "answer",
         "block_table",
         "index",
+        "matcher",
         "num_computed",
         "num_forks",
         "num_prompt",
@@ -72,6 +74,8 @@ class Sequence:
         self.num_prompt = len(tokens)
         self.num_computed = 0
         """Leading tokens whose keys and values are in the cache."""
+        self.matcher: Matcher | None = None
+        """Where it stands in the grammar of structured output. Preemption leaves it alone."""
         self.block_table: list[int] = []
         self._block_hashes: list[bytes] = []
         self.num_registered = 0
@@ -125,4 +129,5 @@ class Sequence:
         child._tokens = self._tokens[: self.num_tokens].copy()
         child.num_tokens = self.num_tokens
         child._block_hashes = self._block_hashes.copy()
+        child.matcher = None if self.matcher is None else self.matcher.fork()
         return child

@@ -94,7 +94,7 @@ def _check_tool_calls(tool_calls: object, path: str) -> list[Message]:
         function = call.get("function") if isinstance(call, Mapping) else None
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
             raise InvalidRequest(
-                f"{path}[{index}] must have a function with a name",
+                f"{path}[{index}].function is missing or has no name",
                 param=f"{path}[{index}].function",
             )
         arguments = _arguments(function.get("arguments", {}))

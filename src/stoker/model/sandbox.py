@@ -31,7 +31,7 @@ MAX_CHARS = 8 << 20
 """The longest string a template may make, its output included."""
 MAX_ITEMS = 1_000_000
 """The most values that one value may hold, nested ones included."""
-MAX_WORK = 4_000_000
+MAX_WORK = 1_000_000
 """Loop passes and calls, plus one for every 64 characters or items handled."""
 MAX_SECONDS = 10.0
 """Catches what the budget cannot count, such as comparing long values in a long loop."""

@@ -27,6 +27,17 @@ from pydantic import (
 from stoker.errors import ConfigError
 
 EngineKind = Literal["native", "vllm", "llama_cpp", "openai"]
+Ability = Literal["tools", "vision", "audio", "schema"]
+PolicyName = Literal[
+    "auto",
+    "round_robin",
+    "least_in_flight",
+    "least_work",
+    "power_of_two",
+    "session",
+    "prefix",
+    "cost",
+]
 
 # How many requests an engine of a kind works on at once, when the file does not say.
 DEFAULT_MAX_IN_FLIGHT: Mapping[EngineKind, int] = {
@@ -93,8 +104,32 @@ class RouterSection(_Section):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    policy: PolicyName = "auto"
     body_limit: ByteSize = ByteSize(32 * 1024 * 1024)
     drain: Seconds = 30.0
+
+
+class Speed(_Section):
+    """Tokens per second of the whole engine, many requests together."""
+
+    decode: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    prefill: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+
+class Price(_Section):
+    """What an engine costs, in one currency for the whole file: by the token or by the hour."""
+
+    input_per_million: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    output_per_million: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    per_hour: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+
+    def of(self, prompt_tokens: int, output_tokens: int, seconds: float) -> float:
+        """The price of so much work; `seconds` of the whole engine's time."""
+        return (
+            prompt_tokens * self.input_per_million / 1e6
+            + output_tokens * self.output_per_million / 1e6
+            + seconds * self.per_hour / 3600
+        )
 
 
 class EngineConfig(_Section):
@@ -106,6 +141,10 @@ class EngineConfig(_Section):
     api_key: Annotated[str, Field(pattern=r"^[\x21-\x7e]+$")] | None = None
     models: dict[str, str] = {}
     max_in_flight: Annotated[int, Field(ge=1)] | None = None
+    gpu: bool | None = None
+    speed: Speed | None = None
+    price: Price | None = None
+    abilities: frozenset[Ability] | None = None
 
     @field_validator("url")
     @classmethod
@@ -131,6 +170,11 @@ class EngineConfig(_Section):
         return models
 
     @property
+    def runs_on_gpu(self) -> bool:
+        """As declared; vLLM and remote services are taken to, the others not to."""
+        return self.kind in ("vllm", "openai") if self.gpu is None else self.gpu
+
+    @property
     def capacity(self) -> int:
         """Requests this engine works on at once; further ones wait in the router."""
         return self.max_in_flight or DEFAULT_MAX_IN_FLIGHT[self.kind]
@@ -147,7 +191,14 @@ class Config(_Section):
     admission: Admission = Admission()
     default_model: str | None = None
     aliases: dict[str, str] = {}
-    engines: Annotated[tuple[EngineConfig, ...], Field(min_length=1)]
+    engines: tuple[EngineConfig, ...]
+
+    @field_validator("engines")
+    @classmethod
+    def _at_least_one(cls, engines: tuple[EngineConfig, ...]) -> tuple[EngineConfig, ...]:
+        if not engines:
+            raise ValueError("at least one engine is needed")
+        return engines
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:
@@ -165,20 +216,30 @@ class Config(_Section):
         return self
 
 
-def load_config(path: Path, environment: Mapping[str, str] | None = None) -> Config:
+def load_config(
+    path: Path,
+    *,
+    environment: Mapping[str, str] | None = None,
+    overrides: Mapping[str, object] | None = None,
+) -> Config:
     """Read and check a configuration file.
 
-    Raises `ConfigError` with `FILE:LINE: field: reason` for each thing that is wrong.
+    `overrides` come from the command line: `{"router.port": 9000}`. Raises `ConfigError` with
+    `FILE:LINE: field: reason` for each thing that is wrong.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error})") from error
-    return parse_config(text, source=str(path), environment=environment)
+    return parse_config(text, source=str(path), environment=environment, overrides=overrides)
 
 
 def parse_config(
-    text: str, *, source: str = "stoker.yaml", environment: Mapping[str, str] | None = None
+    text: str,
+    *,
+    source: str = "stoker.yaml",
+    environment: Mapping[str, str] | None = None,
+    overrides: Mapping[str, object] | None = None,
 ) -> Config:
     """Check the text of a configuration file; `source` names it in errors."""
     environment = os.environ if environment is None else environment
@@ -194,11 +255,16 @@ def parse_config(
         raise ConfigError(f"{source}:1: the file is empty; it needs at least `engines:`")
     if not isinstance(root, yaml.MappingNode):
         raise ConfigError(f"{source}:1: expected `field: value` lines, found something else")
-    data = _Reader(source, environment).value(root)
+    data: dict[str, Any] = _Reader(source, environment).value(root)
+    for place, value in (overrides or {}).items():
+        section, _, field = place.partition(".")
+        inner = data.setdefault(section, {})
+        if isinstance(inner, dict):  # anything else is refused below, with its line
+            inner[field] = value
     try:
         return Config.model_validate(data)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(error, root, source))) from error
+        raise ConfigError("\n".join(_explain(error, root, source, overrides or {}))) from error
 
 
 class _Reader:
@@ -255,7 +321,9 @@ class _Reader:
         return ConfigError(f"{self._source}:{node.start_mark.line + 1}: {reason}")
 
 
-def _explain(error: ValidationError, root: yaml.Node, source: str) -> list[str]:
+def _explain(
+    error: ValidationError, root: yaml.Node, source: str, overrides: Mapping[str, object]
+) -> list[str]:
     lines = []
     for problem in error.errors(include_url=False):
         location = problem["loc"]
@@ -267,8 +335,8 @@ def _explain(error: ValidationError, root: yaml.Node, source: str) -> list[str]:
             reason = "this field is required"
         elif isinstance(problem["input"], str | int | float | bool):
             reason = f"{reason} (found {problem['input']!r})"
-        line = _line_of(root, location)
-        lines.append(f"{source}:{line}: {field + ': ' if field else ''}{reason}")
+        where = "command line" if field in overrides else f"{source}:{_line_of(root, location)}"
+        lines.append(f"{where}: {field + ': ' if field else ''}{reason}")
     return lines
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import msgspec
 
+from stoker.api.errors import ApiError, method_not_allowed, model_not_found
 from stoker.router.dispatcher import Dispatcher
+from stoker.router.metrics import CONTENT_TYPE, RouterCollector
 from stoker.router.request import Request
-from stoker.router.wire import JSON, error_body
+from stoker.router.wire import JSON
 
 
 class Reply(NamedTuple):
@@ -20,13 +23,15 @@ class Reply(NamedTuple):
 class Control:
     """The routes answered without an engine."""
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
+    def __init__(self, dispatcher: Dispatcher, open_connections: Callable[[], int]) -> None:
         self._dispatcher = dispatcher
         self._started = int(dispatcher.wall_clock())
+        self._collector = RouterCollector(dispatcher, open_connections)
         self._routes = {
             b"/health": self._health,
             b"/ready": self._ready,
             b"/v1/models": self._models,
+            b"/metrics": self._metrics,
         }
 
     def answer(self, request: Request) -> Reply | None:
@@ -36,7 +41,7 @@ class Control:
         if route is None and not path.startswith(b"/v1/models/"):
             return None
         if request.method not in (b"GET", b"HEAD"):
-            return _error(405, f"{path.decode('ascii', 'replace')} answers GET only", "bad_method")
+            return _error(method_not_allowed(request.method.decode(), request.path, "GET, HEAD"))
         if route is not None:
             return route()
         return self._model(path.removeprefix(b"/v1/models/").decode("utf-8", "replace"))
@@ -70,15 +75,19 @@ class Control:
         body = msgspec.json.encode({"ready": ready, "models": models})
         return Reply(200 if ready else 503, body)
 
+    def _metrics(self) -> Reply:
+        content_type = (b"content-type", CONTENT_TYPE.encode())
+        return Reply(200, self._collector.exposition(), content_type)
+
     def _models(self) -> Reply:
         fleet = self._dispatcher.fleet
-        cards = [self._card(name) for name in sorted({*fleet.models, *fleet.aliases})]
+        cards = [self._card(name) for name in fleet.names()]
         return Reply(200, msgspec.json.encode({"object": "list", "data": cards}))
 
     def _model(self, name: str) -> Reply:
         fleet = self._dispatcher.fleet
         if name not in fleet.models and name not in fleet.aliases:
-            return _error(404, f"the model {name!r} does not exist", "model_not_found")
+            return _error(model_not_found(name, fleet.names()))
         return Reply(200, msgspec.json.encode(self._card(name)))
 
     def _card(self, name: str) -> dict[str, Any]:
@@ -98,5 +107,5 @@ class Control:
         }
 
 
-def _error(status: int, message: str, code: str) -> Reply:
-    return Reply(status, error_body(message, type_="invalid_request_error", code=code))
+def _error(error: ApiError) -> Reply:
+    return Reply(error.status, error.body())

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 
-from stoker.errors import InvalidRequest
+from stoker.api.errors import bad_request, from_exception, model_not_found, unavailable
+from stoker.errors import EngineOverloaded, StokerError
+from stoker.router.admission import DrainRate, FairQueue
 from stoker.router.config import Config
 from stoker.router.engines.handle import EngineHandle
 from stoker.router.exchange import Exchange, Responder
 from stoker.router.fleet import Fleet
+from stoker.router.metrics import RouterMetrics
 from stoker.router.policies.base import Policy
 from stoker.router.request import Features, Request, read_features
 from stoker.router.retries import Backoff, RetryBudget
 from stoker.router.upstream import Pool
-from stoker.router.wire import JSON, error_body, own_headers
+from stoker.router.wire import error_headers, own_headers
 
 _TICK_S = 0.1
 
@@ -29,12 +33,19 @@ class Dispatcher:
         self.loop = loop
         self.budget = RetryBudget(config.retries.budget)
         self.backoff = Backoff(config.retries)
+        self.metrics = RouterMetrics()
+        for engine in self.fleet.engines.values():
+            engine.down_since = loop.time()
         self.active: set[Exchange] = set()
         self.draining = False
         self._pools: dict[EngineHandle, Pool] = {}
+        self._queues: dict[str | None, FairQueue[Exchange]] = {}
+        """Those who wait, by model; a model for which nobody waits has no entry."""
+        self._drain_rate = DrainRate(loop.time())
         self._doubted: set[EngineHandle] = set()
         self._doubts = asyncio.Event()
         self._idle = asyncio.Event()
+        self._tick_due = loop.time() + _TICK_S
         self._timer = loop.call_later(_TICK_S, self._tick)
 
     @staticmethod
@@ -46,45 +57,26 @@ class Dispatcher:
 
     def submit(self, request: Request, responder: Responder) -> Exchange | None:
         """Take a request; its answer goes to `responder`. None if it was refused at once."""
-        if self.draining:
-            self._refuse(
-                responder,
-                request,
-                503,
-                error_body(
-                    "this router is shutting down; send the request to another",
-                    type_="server_error",
-                    code="draining",
-                ),
-                "draining",
-            )
-            return None
         try:
+            if self.draining:
+                raise unavailable("This router is shutting down.", code="draining")
             features = read_features(request)
             features.model = self._model_for(features)
-        except InvalidRequest as error:
-            status = 404 if error.code == "model_not_found" else 400
-            body = error_body(
-                str(error),
-                type_="invalid_request_error",
-                code=error.code,
-                param=error.param,
-            )
-            self._refuse(responder, request, status, body, "invalid request")
+            self._check_backend(features)
+        except StokerError as refused:
+            error = from_exception(refused)
+            self.metrics.rejected["-", error.info.code or error.info.type] += 1
+            headers = error_headers(error) + own_headers(request.id, "refused")
+            responder.respond(error.status, headers, error.body())
             return None
         exchange = Exchange(self, request, features, responder)
         self.active.add(exchange)
         self.budget.pay_in()
-        self.place(exchange)
+        if self._queues and features.model in self._queues:
+            self._queue(exchange)  # behind those who came before
+        else:
+            self.place(exchange)
         return exchange
-
-    @staticmethod
-    def _refuse(
-        responder: Responder, request: Request, status: int, body: bytes, reason: str
-    ) -> None:
-        retry_after = 1.0 if status == 503 else None
-        headers = own_headers(request.id, reason, retry_after=retry_after)
-        responder.respond(status, [JSON, *headers], body)
 
     def _model_for(self, features: Features) -> str | None:
         asked = features.model
@@ -92,50 +84,139 @@ class Dispatcher:
         if model is None:
             if not features.is_json:
                 return None  # nothing names a model, so any engine may answer
-            raise InvalidRequest(
-                f"`model` is required: this router serves {self._model_list()}", param="model"
+            raise bad_request(
+                f"`model` is required. Served here: {', '.join(self.fleet.names())}.",
+                param="model",
             )
         if not self.fleet.serving(model):
-            raise InvalidRequest(
-                f"the model {asked or model!r} does not exist: this router serves "
-                f"{self._model_list()}",
-                param="model",
-                code="model_not_found",
-            )
+            silent = [one.name for one in self.fleet.engines.values() if not one.models]
+            if silent:
+                wait = self.config.health.interval
+                raise unavailable(
+                    f"The model {asked or model!r} is not known yet: {', '.join(silent)} did not "
+                    "say so far what they serve.",
+                    code="model_not_known_yet",
+                    retry_after=wait,
+                )
+            raise model_not_found(asked or model, self.fleet.names())
         return model
 
-    def _model_list(self) -> str:
-        names = sorted({*self.fleet.models, *self.fleet.aliases})
-        return ", ".join(names) if names else "no model at present"
+    def _check_backend(self, features: Features) -> None:
+        if features.backend is None or self._serving(features):
+            return
+        features.backend, asked = None, features.backend
+        engines = self._serving(features)
+        known = sorted({engine.kind for engine in engines} | {engine.name for engine in engines})
+        raise bad_request(
+            f"No engine of this model is a {asked!r}: the header x-stoker-backend may be auto, "
+            f"{', '.join(known)}.",
+            param="x-stoker-backend",
+        )
 
     def place(self, exchange: Exchange) -> None:
-        """Choose an engine for an exchange and send it there."""
-        engines = self.candidates(exchange)
-        if not engines:
-            model = exchange.features.model
-            exchange.refuse(
-                503,
-                f"no engine that serves {model!r} is available"
-                if model is not None
-                else "no engine is available",
-                code="no_engine_available",
-                retry_after=self.config.health.interval,
-            )
-            return
-        decision = self.policy.choose(exchange.features, engines)
-        self.policy.placed(exchange.features, decision.engine)
-        exchange.send_to(decision.engine, decision.reason)
+        """Choose an engine for an exchange and send it there, or let it wait for one."""
+        engines = self._choices(exchange)
+        if engines:
+            self._send(exchange, engines)
+        else:
+            self._queue(exchange)
 
-    def candidates(self, exchange: Exchange) -> list[EngineHandle]:
-        """The engines to choose from now: of those usable, the ones that have not failed this
-        request; of those, the ones that nothing speaks against. A doubtful engine is better
-        than none."""
+    def _send(self, exchange: Exchange, engines: Sequence[EngineHandle]) -> None:
+        decision = self.policy.choose(exchange.features, engines)
+        engine = decision.engine
+        self.policy.placed(exchange.features, engine)
+        self.metrics.decisions[self.policy.name, engine.name] += 1
+        self.metrics.predicted_tokens += decision.known_tokens
+        exchange.send_to(engine, decision.reason)
+
+    def _choices(self, exchange: Exchange) -> list[EngineHandle]:
+        """The engines to choose from now.
+
+        Of those usable, the ones that have not failed this request; of those, the ones that
+        nothing speaks against (a doubtful engine is better than none); of those, the ones with
+        room.
+        """
         now = self.loop.time()
-        usable = [engine for engine in self._serving(exchange.features) if engine.usable(now)]
+        engines = [engine for engine in self._serving(exchange.features) if engine.usable(now)]
         failed_on = exchange.failed_on
-        fresh = [engine for engine in usable if engine not in failed_on] if failed_on else usable
-        fresh = fresh or usable
-        return [engine for engine in fresh if engine.trusted(now)] or fresh
+        if failed_on:
+            engines = [engine for engine in engines if engine not in failed_on] or engines
+        engines = [engine for engine in engines if engine.trusted(now)] or engines
+        return [engine for engine in engines if engine.in_flight < engine.capacity]
+
+    # -- waiting
+
+    def _queue(self, exchange: Exchange) -> None:
+        """Let an exchange wait for an engine, if it is worth it and there is room."""
+        features = exchange.features
+        limits = self.config.admission
+        now = self.loop.time()
+        engines = self._serving(features)
+        up = [engine for engine in engines if engine.health.healthy]
+        back_by = max((engine.down_since for engine in engines), default=now) + limits.max_wait
+        queue = self._queues.get(features.model)
+        if not up and now >= back_by:
+            self._no_engine(exchange)
+        elif self.waiting >= limits.max_queue:
+            self._overloaded(exchange, f"All engines are busy and {self.waiting} requests wait.")
+        else:
+            if queue is None:
+                queue = self._queues[features.model] = FairQueue()
+            queue.push(exchange, features.urgency, features.caller)
+            exchange.wait(now + limits.max_wait if up else back_by)
+            self._serve_queue(features.model)
+
+    @property
+    def waiting(self) -> int:
+        """How many exchanges wait for an engine."""
+        return sum(len(queue) for queue in self._queues.values()) if self._queues else 0
+
+    def queue_lengths(self) -> dict[str, int]:
+        """How many exchanges wait, for each model."""
+        lengths = dict.fromkeys(self.fleet.models, 0)
+        for model, queue in self._queues.items():
+            lengths[model or "-"] = len(queue)
+        return lengths
+
+    def waited_too_long(self, exchange: Exchange) -> None:
+        """`admission.max_wait` has passed."""
+        if any(engine.health.healthy for engine in self._serving(exchange.features)):
+            limit = self.config.admission.max_wait
+            self._overloaded(exchange, f"No engine had room within {limit:g} s.")
+        else:
+            self._no_engine(exchange)
+
+    def _overloaded(self, exchange: Exchange, message: str) -> None:
+        wait = self._drain_rate.seconds_for(self.waiting)
+        exchange.refuse(from_exception(EngineOverloaded(message, retry_after=wait)))
+
+    def _no_engine(self, exchange: Exchange) -> None:
+        model = exchange.features.model
+        serving = f" that serves {model!r}" if model is not None else ""
+        wait = self.config.health.interval
+        message = f"No engine{serving} is available."
+        exchange.refuse(unavailable(message, code="no_engine_available", retry_after=wait))
+
+    def _serve_queue(self, model: str | None) -> None:
+        """Send on those who wait for a model, as long as there is room."""
+        queue = self._queues.get(model)
+        while queue:
+            exchange = queue.first()
+            assert exchange is not None
+            engines = self._choices(exchange)
+            if not engines:
+                return
+            queue.pop()
+            self._forget_if_empty(model)
+            self._send(exchange, engines)
+
+    def _serve_queues(self) -> None:
+        for model in list(self._queues):
+            self._serve_queue(model)
+
+    def _forget_if_empty(self, model: str | None) -> None:
+        if model in self._queues and not self._queues[model]:
+            del self._queues[model]
 
     def has_other(self, exchange: Exchange) -> bool:
         """Whether an engine other than the present one could take the exchange."""
@@ -147,10 +228,16 @@ class Dispatcher:
             for engine in self._serving(exchange.features)
         )
 
-    def _serving(self, features: Features) -> tuple[EngineHandle, ...]:
+    def _serving(self, features: Features) -> Sequence[EngineHandle]:
+        """The engines that may answer, whatever their state."""
         if features.model is None:
-            return tuple(self.fleet.engines.values())
-        return self.fleet.serving(features.model)
+            engines: Sequence[EngineHandle] = tuple(self.fleet.engines.values())
+        else:
+            engines = self.fleet.serving(features.model)
+        if features.backend is not None:
+            backend = features.backend
+            return [engine for engine in engines if backend in (engine.kind, engine.name)]
+        return engines
 
     # -- what exchanges tell
 
@@ -176,14 +263,28 @@ class Dispatcher:
     def engine_up(self, engine: EngineHandle) -> None:
         """The engine was found healthy, for the first time or again."""
         self.policy.forget(engine)
+        self._serve_queues()
 
     def engine_down(self, engine: EngineHandle) -> None:
         """The engine was found unhealthy: move what has not begun to answer."""
+        engine.down_since = self.loop.time()
         for exchange in [one for one in self.active if one.engine is engine]:
             exchange.engine_down()
 
+    def left_engine(self, exchange: Exchange) -> None:
+        """The exchange gave its place on an engine back."""
+        self._drain_rate.finished()
+        if self._queues:
+            self._serve_queues()
+
     def finished(self, exchange: Exchange) -> None:
+        """The exchange is over, whatever way."""
         self.active.discard(exchange)
+        if self._queues:
+            queue = self._queues.get(exchange.features.model)
+            if queue is not None and exchange in queue:
+                queue.remove(exchange)
+                self._forget_if_empty(exchange.features.model)
         if self.draining and not self.active:
             self._idle.set()
 
@@ -198,6 +299,12 @@ class Dispatcher:
         now = self.loop.time()
         for exchange in [one for one in self.active if one.deadline <= now]:
             exchange.expired()
+        self._drain_rate.update(now)
+        for engine in self.fleet.engines.values():
+            engine.meter.update(now)
+        self._serve_queues()
+        self.metrics.loop_lag.observe(max(0.0, now - self._tick_due))
+        self._tick_due = self.loop.time() + _TICK_S
         self._timer = self.loop.call_later(_TICK_S, self._tick)
 
     def close(self) -> None:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 import httptools
 
+from stoker.api.errors import ApiError, bad_request
 from stoker.router.request import Request
 from stoker.router.wire import (
-    JSON,
     Headers,
-    error_body,
+    error_headers,
     join_headers,
     own_headers,
     status_line,
@@ -29,6 +29,7 @@ _MAX_REQUEST_ID = 128
 # or the client would see a reset instead of the reason.
 _LINGER_S = 2.0
 _NEVER = float("inf")
+_BODILESS = (204, 304)
 
 _id_prefix = f"req-{os.urandom(6).hex()}".encode()
 _id_numbers = itertools.count(1)
@@ -58,13 +59,14 @@ class ClientConnection(asyncio.Protocol):
         self._server = server
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpRequestParser(self)
-        self._waiting: deque[Request | _BadRequest] = deque()
+        self._waiting: deque[Request | ApiError] = deque()
         self._request: Request | None = None
         self._work: Work | None = None
         self._chunked = False
         self._closing = False
         self._lingering = False
         self._reading = True
+        self._begun = 0
         self._flushing = False
         self.deadline = _NEVER
         """When the client has been idle, or slow with its request, for too long."""
@@ -77,6 +79,7 @@ class ClientConnection(asyncio.Protocol):
         self._body: bytes | bytearray = b""
         self._head_bytes = 0
         self._in_request = False
+        self._in_head = False
 
     # -- asyncio.Protocol
 
@@ -97,21 +100,38 @@ class ClientConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._closing:
             return
+        # The request that all of `data` belongs to, if it belongs to one.
+        whole = self._begun if self._in_request else self._begun + 1
+        try:
+            self._feed(data)
+            if self._in_head and self._begun == whole:
+                self._count_head(len(data))  # no callback sees a field without an end
+        except ApiError as error:
+            self._bad(error)
+        self._next()
+
+    def _feed(self, data: bytes) -> None:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            # Nothing here speaks another protocol, so the offer is ignored (RFC 9110, 7.8).
+            # Nothing here speaks another protocol, so the offer is ignored (RFC 9110, 7.8): the
+            # same request again, without it.
+            head = self._head_without_upgrade()
             self._parser = httptools.HttpRequestParser(self)
-            rest = data[upgrade.args[0] :]
-            if rest:
-                self.data_received(rest)
-                return
+            self._feed(head + data[upgrade.args[0] :])
         except httptools.HttpParserCallbackError as error:
             cause = error.__context__
-            self._bad(cause if isinstance(cause, _BadRequest) else _BadRequest(400, str(error)))
+            raise cause if isinstance(cause, ApiError) else error from None
         except httptools.HttpParserError as error:
-            self._bad(_BadRequest(400, f"not an HTTP/1.1 request: {error}"))
-        self._next()
+            raise bad_request(f"Not an HTTP/1.1 request: {error}.") from None
+
+    def _head_without_upgrade(self) -> bytes:
+        method, version = self._parser.get_method(), self._parser.get_http_version().encode()
+        fields = [field for field in self._headers if field[0] not in (b"upgrade", b"connection")]
+        if not self._parser.should_keep_alive():
+            fields.append((b"connection", b"close"))
+        line = b"%b %b HTTP/%b\r\n" % (method, self._target, version)
+        return line + join_headers(fields) + b"\r\n"
 
     def pause_writing(self) -> None:
         self._flushing = True
@@ -129,7 +149,8 @@ class ClientConnection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         self._begin()
-        self._in_request = True
+        self._in_request = self._in_head = True
+        self._begun += 1
         if self._request is None and not self._waiting:
             self._rest()
 
@@ -144,14 +165,16 @@ class ClientConnection(asyncio.Protocol):
     def _count_head(self, size: int) -> None:
         self._head_bytes += size
         if self._head_bytes > _MAX_HEAD_BYTES:
-            raise _BadRequest(431, f"the request's header is larger than {_MAX_HEAD_BYTES} bytes")
+            message = f"The request's header is larger than {_MAX_HEAD_BYTES} bytes."
+            raise ApiError(431, message, code="header_too_large")
 
     def on_headers_complete(self) -> None:
+        self._in_head = False
         limit = self._server.config.router.body_limit
         for name, value in self._headers:
             if name == b"content-length":
                 if int(value) > limit:
-                    raise _too_large(limit)
+                    raise _body_too_large(limit)
             elif name == b"expect":
                 self._go_on(value)
 
@@ -164,7 +187,7 @@ class ClientConnection(asyncio.Protocol):
     def on_body(self, chunk: bytes) -> None:
         limit = self._server.config.router.body_limit
         if len(self._body) + len(chunk) > limit:
-            raise _too_large(limit)
+            raise _body_too_large(limit)
         if not self._body:
             self._body = chunk
         elif isinstance(self._body, bytearray):
@@ -174,6 +197,8 @@ class ClientConnection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         parser = self._parser
+        if parser.should_upgrade():
+            return  # to be parsed once more
         request = Request(
             parser.get_method(),
             self._target,
@@ -190,7 +215,7 @@ class ClientConnection(asyncio.Protocol):
 
     # -- one request after another
 
-    def _bad(self, error: _BadRequest) -> None:
+    def _bad(self, error: ApiError) -> None:
         """What came cannot be read as a request, so nothing after it can either."""
         self._closing = True
         self._waiting.append(error)
@@ -202,13 +227,12 @@ class ClientConnection(asyncio.Protocol):
                 return  # the last answer has not left yet
             self.deadline = _NEVER
             first = self._waiting.popleft()
-            if isinstance(first, _BadRequest):
+            if isinstance(first, ApiError):
                 self._request = Request(b"GET", b"/", [], b"", keep_alive=False)
                 self._request.id = new_request_id()
                 self._lingering = True
-                body = error_body(str(first), type_="invalid_request_error", code="bad_request")
-                headers = [JSON, *own_headers(self._request.id, "bad request")]
-                self.respond(first.status, headers, body)
+                headers = error_headers(first) + own_headers(self._request.id, "refused")
+                self.respond(first.status, headers, first.body())
                 return
             self._request = first
             self._work = self._server.handle(first, self)
@@ -265,7 +289,7 @@ class ClientConnection(asyncio.Protocol):
             if self._transport is not None:
                 self._transport.abort()
         elif self._in_request:
-            self._bad(_BadRequest(408, "the request did not arrive in time"))
+            self._bad(ApiError(408, "The request did not arrive in time.", code="timeout"))
             self._next()
         else:
             self.close_if_idle()
@@ -276,7 +300,8 @@ class ClientConnection(asyncio.Protocol):
         request, transport = self._request, self._transport
         if request is None or transport is None:
             return
-        head = self._head(status, headers, b"content-length: %d\r\n" % len(body))
+        length = b"" if status in _BODILESS else b"content-length: %d\r\n" % len(body)
+        head = self._head(status, headers, length)
         transport.write(head if request.method == b"HEAD" else head + body)
         self._answered()
 
@@ -315,8 +340,8 @@ class ClientConnection(asyncio.Protocol):
         if self._request is None or transport is None:
             return
         if event_stream:
-            error = error_body(message, type_="server_error", code="engine_failed")
-            self.write(b"\n\ndata: %b\n\n" % error)
+            error = ApiError(502, message, kind="server_error", code="engine_failed")
+            self.write(b"\n\ndata: %b\n\n" % error.body())
             self.finish()
         else:
             self._closing = True
@@ -331,11 +356,6 @@ class ClientConnection(asyncio.Protocol):
         return b"%b%b%b\r\n" % (status_line(status), join_headers(headers), framing)
 
 
-class _BadRequest(Exception):
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-def _too_large(limit: int) -> _BadRequest:
-    return _BadRequest(413, f"the request's body is larger than {limit} bytes")
+def _body_too_large(limit: int) -> ApiError:
+    message = f"The request's body is larger than {limit} bytes (router.body_limit)."
+    return ApiError(413, message, code="request_too_large")

@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import asyncio
 from enum import Enum
+from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
+from stoker.api.errors import ApiError, unavailable
 from stoker.router.engines.handle import EngineHandle, Lease
 from stoker.router.forwarding import (
     client_fields,
@@ -28,7 +30,8 @@ from stoker.router.forwarding import (
 from stoker.router.request import Features, Request
 from stoker.router.retries import retry_after_seconds
 from stoker.router.upstream import ResponseHead, UpstreamConnection, UpstreamFailure
-from stoker.router.wire import JSON, Headers, error_body, own_headers
+from stoker.router.usage import Usage, read_stream_usage, read_usage
+from stoker.router.wire import Headers, error_headers, own_headers
 
 if TYPE_CHECKING:
     from stoker.router.dispatcher import Dispatcher
@@ -76,17 +79,23 @@ class Exchange:
 
     __slots__ = (
         "_attempts",
+        "_before_last",
         "_client_fields",
         "_connection",
         "_discarding",
         "_dispatcher",
         "_failures",
+        "_first_byte_at",
         "_head",
         "_held",
         "_held_bytes",
         "_is_stream",
+        "_last",
         "_lease",
         "_paused",
+        "_queued_at",
+        "_sent_at",
+        "_submitted_at",
         "_timer",
         "_unreachable_until",
         "deadline",
@@ -126,6 +135,9 @@ class Exchange:
         self._held_bytes = 0
         self._discarding: UpstreamFailure | None = None
         self._paused = False
+        self._last = self._before_last = b""
+        self._submitted_at = monotonic()
+        self._queued_at = self._sent_at = self._first_byte_at = self._submitted_at
 
     # -- to the engine
 
@@ -133,7 +145,10 @@ class Exchange:
         """Send the request to the engine chosen."""
         self.engine = engine
         self.reason = reason
-        self._lease = engine.take(self.features.tokens)
+        if self._queued_at != self._submitted_at:
+            self._dispatcher.metrics.queue_wait.observe(monotonic() - self._queued_at)
+        features, now = self.features, self._dispatcher.loop.time()
+        self._lease = engine.take(features.prompt_tokens, features.output_tokens, now)
         connection = self._dispatcher.pool(engine).idle()
         if connection is None:
             self._connect(engine)
@@ -162,6 +177,7 @@ class Exchange:
         self._attempts += 1
         self.state = State.SENT
         self._expect_within(self._dispatcher.config.timeouts.first_byte)
+        self._sent_at = monotonic()
         if self._client_fields is None:
             self._client_fields = client_fields(request)
         body = request_body(engine, self.features, request.body)
@@ -176,6 +192,7 @@ class Exchange:
     def on_head(self, head: ResponseHead) -> None:
         engine = self.engine
         assert engine is not None
+        self._first_byte_at = monotonic()
         self._head = head
         self._is_stream = is_stream(head)
         if head.status >= 500:
@@ -187,11 +204,12 @@ class Exchange:
             if wait is not None:
                 engine.hold_off(self._dispatcher.loop.time() + wait)
             if self._dispatcher.has_other(self) and self._may_repeat():
-                self._discarding = UpstreamFailure(f"status {head.status}")
+                self._discarding = UpstreamFailure(f"status {head.status}", status=head.status)
 
     def on_body(self, chunk: bytes) -> None:
         self._expect_within(self._dispatcher.config.timeouts.idle)
         if self.state is State.STREAMING:
+            self._before_last, self._last = self._last, chunk
             self.responder.write(chunk)
             return
         self._held_bytes += len(chunk)
@@ -207,9 +225,11 @@ class Exchange:
     def _start_streaming(self) -> None:
         head = self._head
         assert head is not None
+        if self._lease is not None:
+            self._lease.prefilled()
         self.state = State.STREAMING
         self.responder.start(head.status, self._answer_headers(head), content_length(head.headers))
-        held = b"".join(self._held)
+        self._last = held = b"".join(self._held)
         self._held.clear()
         self.responder.write(held)
 
@@ -219,11 +239,24 @@ class Exchange:
         if self._discarding is not None:
             self._try_again(self._discarding)
         elif self.state is State.STREAMING:
-            self._done()
+            self._answered(head.status, read_stream_usage(self._before_last + self._last))
             self.responder.finish()
         else:
-            self._done()
-            self.responder.respond(head.status, self._answer_headers(head), b"".join(self._held))
+            body = b"".join(self._held)
+            self._answered(head.status, read_usage(body) if head.status == 200 else None)
+            self.responder.respond(head.status, self._answer_headers(head), body)
+
+    def _answered(self, status: int, usage: Usage | None) -> None:
+        """The engine's answer is over, whole or not: account for it, and end."""
+        engine = self.engine
+        assert engine is not None
+        metrics, model = self._dispatcher.metrics, self.features.model or "-"
+        first_byte = self._first_byte_at - self._sent_at
+        metrics.answered(model, engine.name, status, first_byte, monotonic() - self._submitted_at)
+        if usage is not None:
+            metrics.used(model, engine.name, usage)
+            engine.meter.generated(usage.completion_tokens)
+        self._done()
 
     def on_failed(self, failure: UpstreamFailure) -> None:
         connection, self._connection = self._connection, None
@@ -244,7 +277,7 @@ class Exchange:
 
     def _stoker_headers(self) -> list[tuple[bytes, bytes]]:
         name = self.engine.name if self.engine is not None else "-"
-        return own_headers(self.request.id, self.reason, engine=name)
+        return own_headers(self.request.id, self.reason, name)
 
     # -- when an attempt fails
 
@@ -257,9 +290,10 @@ class Exchange:
             engine.connect_failed(now)
         self._dispatcher.doubt(engine)
         if self.state is State.STREAMING:
-            self._done()
+            self._dispatcher.metrics.broken[engine.name] += 1
+            self._answered(502, None)
             self.responder.broken(
-                f"engine {engine.name} stopped in the middle of its answer: {failure}",
+                f"Engine {engine.name} stopped in the middle of its answer: {failure}.",
                 event_stream=self._is_stream,
             )
         elif self._may_repeat() if failure.sent else self._may_reconnect(now):
@@ -292,35 +326,38 @@ class Exchange:
         self.state = State.WAITING
         self.deadline = _NEVER
         dispatcher = self._dispatcher
+        dispatcher.metrics.retries[engine.name, failure.kind] += 1
         delay = dispatcher.backoff.delay(self._failures)
         self._timer = dispatcher.loop.call_later(delay, dispatcher.place, self)
 
     def _give_up(self, engine: EngineHandle, failure: UpstreamFailure) -> None:
-        if failure.timed_out:
-            status, code = 504, "engine_timeout"
-        elif failure.sent:
-            status, code = 502, "engine_failed"
-        else:
-            status, code = 503, "engine_unreachable"
         tried = f" in {self._attempts} attempts" if self._attempts > 1 else ""
-        self.refuse(status, f"no answer{tried}; engine {engine.name}: {failure}", code=code)
+        message = f"No answer{tried}; engine {engine.name}: {failure}."
+        if failure.timed_out:
+            error = ApiError(504, message, kind="timeout_error", code="engine_timeout")
+        elif failure.sent:
+            error = ApiError(502, message, kind="server_error", code="engine_failed")
+        else:
+            wait = self._dispatcher.config.health.interval
+            error = unavailable(message, code="engine_unreachable", retry_after=wait)
+        self.refuse(error)
 
     # -- ends
 
-    def refuse(
-        self, status: int, message: str, *, code: str, retry_after: float | None = None
-    ) -> None:
+    def refuse(self, error: ApiError) -> None:
         """Answer with an error of the router's own."""
-        name = self.engine.name if self.engine is not None else "-"
-        headers = own_headers(self.request.id, self.reason, engine=name, retry_after=retry_after)
+        headers = error_headers(error) + self._stoker_headers()
+        code = error.info.code or error.info.type
+        self._dispatcher.metrics.rejected[self.features.model or "-", code] += 1
         self._done()
-        body = error_body(message, type_="server_error", code=code)
-        self.responder.respond(status, [JSON, *headers], body)
+        self.responder.respond(error.status, headers, error.body())
 
     def cancel(self) -> None:
         """The client left: stop the engine's work for it."""
-        if self.state is not State.DONE:
+        if self.state in (State.SENT, State.STREAMING):
             self._drop_connection()
+            self._answered(499, None)
+        elif self.state is not State.DONE:
             self._done()
 
     def engine_down(self) -> None:
@@ -329,10 +366,17 @@ class Exchange:
             self._drop_connection()
             self._attempt_failed(UpstreamFailure("it became unhealthy"))
 
+    def wait(self, until: float) -> None:
+        """There is no engine for it now: it stands in the queue, until then at the latest."""
+        self.deadline = until
+        self._queued_at = monotonic()
+
     def expired(self) -> None:
         """`deadline` has passed."""
         self._drop_connection()
-        if self._paused:
+        if self.state is State.WAITING:
+            self._dispatcher.waited_too_long(self)
+        elif self._paused:
             self._done()
             self.responder.broken("the answer was not read in time", event_stream=False)
         elif self.state is State.SENT:
@@ -356,8 +400,9 @@ class Exchange:
 
     def _leave_engine(self) -> None:
         if self._lease is not None:
-            self._lease.give_back()
+            self._lease.give_back(self._dispatcher.loop.time())
             self._lease = None
+            self._dispatcher.left_engine(self)
 
     def _drop_connection(self) -> None:
         if self._connection is not None:

@@ -30,6 +30,10 @@ class Fleet:
     def aliases(self) -> Mapping[str, str]:
         return self._aliases
 
+    def names(self) -> list[str]:
+        """What a client may ask for: models and aliases."""
+        return sorted({*self._by_model, *self._aliases})
+
     def resolve(self, name: str | None) -> str | None:
         """The model meant by what a client asked for; None when it named none and there is no
         telling: no default, and not exactly one model."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import IntEnum
 
 import msgspec
 
 from stoker.errors import InvalidRequest
+from stoker.router.config import Ability
 from stoker.router.wire import Headers
 
 BYTES_PER_TOKEN = 4
@@ -16,6 +19,17 @@ DEFAULT_MAX_TOKENS = 256
 """What a request without `max_tokens` is taken to generate, for weighing."""
 
 _MULTIPART_MODEL = re.compile(rb'name="model"\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]{1,512})\r\n')
+
+
+class Urgency(IntEnum):
+    """Who goes first when requests wait, most urgent first."""
+
+    HIGH = 0
+    NORMAL = 1
+    LOW = 2
+
+
+_URGENCY = {b"high": Urgency.HIGH, b"normal": Urgency.NORMAL, b"low": Urgency.LOW}
 
 
 class Request:
@@ -64,6 +78,8 @@ class _Body(msgspec.Struct):
     system: msgspec.Raw = msgspec.Raw()
     instructions: msgspec.Raw = msgspec.Raw()
     tools: msgspec.Raw = msgspec.Raw()
+    response_format: msgspec.Raw = msgspec.Raw()
+    structured_outputs: msgspec.Raw = msgspec.Raw()
 
 
 _decoder = msgspec.json.Decoder(_Body, strict=False)
@@ -84,11 +100,21 @@ class Features:
     stream: bool = False
     user: str | None = None
     session: str | None = None
+    caller: str = ""
+    """Whose request it is, for fairness: its API key, or the `user` it names."""
+    urgency: Urgency = Urgency.NORMAL
+    backend: str | None = None
+    """The kind or the name of the engines that may answer; None for any."""
     max_tokens: int | None = None
     preamble: bytes = b""
     """What precedes the conversation in the prompt: system text and tools, as JSON."""
     prompt: bytes = b""
     """The messages, prompt or input, as JSON."""
+    has_tools: bool = False
+    has_schema: bool = False
+    """Whether the answer must follow a schema or grammar."""
+    block_hashes: list[int] | None = None
+    """Chained hashes of the prompt's blocks, once a policy has asked for them."""
 
     @property
     def prompt_tokens(self) -> int:
@@ -96,20 +122,55 @@ class Features:
         return (len(self.preamble) + len(self.prompt)) // BYTES_PER_TOKEN + 1
 
     @property
-    def tokens(self) -> int:
-        """Roughly how many tokens the request will take: prompt and answer."""
-        return self.prompt_tokens + (
-            DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens
-        )
+    def output_tokens(self) -> int:
+        """How many tokens the request may generate, or a guess."""
+        return DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens
+
+    @property
+    def words(self) -> int:
+        """The words of the prompt's text. Scripts without spaces count 8 characters as one."""
+        try:
+            text = " ".join(_texts(msgspec.json.decode(self.prompt))) if self.prompt else ""
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return 0
+        return max(len(text.split()), len(text) // 8)
+
+    @property
+    def needs(self) -> frozenset[Ability]:
+        """What an engine must be able to do beyond text."""
+        needs: set[Ability] = set()
+        if self.has_tools:
+            needs.add("tools")
+        if self.has_schema:
+            needs.add("schema")
+        if b'"image_url"' in self.prompt or b'"input_image"' in self.prompt:
+            needs.add("vision")
+        if b'"input_audio"' in self.prompt:
+            needs.add("audio")
+        return frozenset(needs)
 
 
 def read_features(request: Request) -> Features:
     """Read what routing needs. Raises `InvalidRequest` when the body is not a JSON object."""
     features = Features(path=request.path)
-    session = request.fields.get(b"x-session-id")
+    fields = request.fields
+    session = fields.get(b"x-session-id")
     if session is not None:
         features.session = session.decode("latin-1")
-    content_type = request.fields.get(b"content-type", b"")
+    backend = fields.get(b"x-stoker-backend", b"auto").decode("latin-1")
+    if backend != "auto":
+        features.backend = backend
+    features.caller = fields.get(b"authorization", b"").decode("latin-1")
+    urgency = fields.get(b"x-stoker-urgency")
+    if urgency is not None:
+        if urgency not in _URGENCY:
+            raise InvalidRequest(
+                "the header x-stoker-urgency must be high, normal or low, not "
+                f"{urgency.decode('latin-1')!r}",
+                param="x-stoker-urgency",
+            )
+        features.urgency = _URGENCY[urgency]
+    content_type = fields.get(b"content-type", b"")
     if content_type.startswith(b"multipart/"):
         named = _MULTIPART_MODEL.search(request.body)
         if named:
@@ -131,12 +192,29 @@ def read_features(request: Request) -> Features:
     features.model = features.asked_model = body.model
     features.stream = bool(body.stream)
     features.user = body.user
+    features.caller = features.caller or body.user or ""
     features.max_tokens = _first(
         body.max_tokens, body.max_completion_tokens, body.max_output_tokens
     )
     features.preamble = bytes(body.system) + bytes(body.instructions) + bytes(body.tools)
     features.prompt = bytes(body.messages) or bytes(body.prompt) or bytes(body.input)
+    features.has_tools = bytes(body.tools) not in (b"", b"null", b"[]")
+    features.has_schema = b"json_schema" in bytes(body.response_format) or bytes(
+        body.structured_outputs
+    ) not in (b"", b"null")
     return features
+
+
+def _texts(part: object) -> Iterator[str]:
+    """The texts of a prompt: a string, or strings in `content` and `text` fields."""
+    if isinstance(part, str):
+        yield part
+    elif isinstance(part, list):
+        for item in part:
+            yield from _texts(item)
+    elif isinstance(part, dict):
+        for field in ("content", "text"):
+            yield from _texts(part.get(field))
 
 
 def with_model(body: bytes, model: str) -> bytes:

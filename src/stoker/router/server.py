@@ -9,7 +9,7 @@ from stoker.router.config import Config
 from stoker.router.control import Control
 from stoker.router.dispatcher import Dispatcher
 from stoker.router.downstream import ClientConnection, Work
-from stoker.router.policies.least_in_flight import LeastInFlight
+from stoker.router.policies import POLICIES
 from stoker.router.prober import Prober
 from stoker.router.request import Request
 from stoker.router.wire import own_headers
@@ -23,9 +23,9 @@ class RouterServer:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.loop = asyncio.get_running_loop()
-        self.dispatcher = Dispatcher(config, LeastInFlight(), self.loop)
+        self.dispatcher = Dispatcher(config, POLICIES[config.router.policy](), self.loop)
         self.connections: set[ClientConnection] = set()
-        self._control = Control(self.dispatcher)
+        self._control = Control(self.dispatcher, self.connections.__len__)
         self._prober = Prober(self.dispatcher)
         self._tasks: list[asyncio.Task[None]] = []
         self._server: asyncio.Server | None = None
@@ -40,6 +40,14 @@ class RouterServer:
         assert self._server is not None
         port: int = self._server.sockets[0].getsockname()[1]
         return port
+
+    def describe(self) -> list[str]:
+        """A line for each engine, for whoever starts the router."""
+        lines = []
+        for engine in self.dispatcher.fleet.engines.values():
+            state = ", ".join(engine.models) if engine.health.healthy else engine.health.reason
+            lines.append(f"{engine.name} ({engine.kind}, {engine.address.host_header}): {state}")
+        return lines
 
     async def start(self) -> None:
         """Watch the engines and, once each has been probed, listen."""

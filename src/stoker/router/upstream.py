@@ -23,10 +23,22 @@ class UpstreamFailure(Exception):
     `sent` is false when the request cannot have reached the engine.
     """
 
-    def __init__(self, reason: str, *, sent: bool = True, timed_out: bool = False) -> None:
+    def __init__(
+        self, reason: str, *, sent: bool = True, timed_out: bool = False, status: int | None = None
+    ) -> None:
         super().__init__(reason)
+        self.status = status
         self.sent = sent
         self.timed_out = timed_out
+
+    @property
+    def kind(self) -> str:
+        """One of a few words, for counting."""
+        if self.timed_out:
+            return "timeout"
+        if self.status is not None:
+            return f"status_{self.status}"
+        return "failed" if self.sent else "unreachable"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from http import HTTPStatus
 
-import msgspec
+from stoker.api.errors import ApiError
 
 Headers = Sequence[tuple[bytes, bytes]]
 """Field names in lower case, with their values."""
@@ -57,32 +56,23 @@ def join_headers(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     return b"".join([b"%b: %b\r\n" % field for field in headers])
 
 
-def error_body(
-    message: str, *, type_: str, code: str | None = None, param: str | None = None
-) -> bytes:
-    """An error shaped as OpenAI's clients read it."""
-    return msgspec.json.encode(
-        {"error": {"message": message, "type": type_, "param": param, "code": code}}
-    )
-
-
-def own_headers(
-    request_id: bytes, reason: str, *, engine: str = "-", retry_after: float | None = None
-) -> list[tuple[bytes, bytes]]:
-    """What every response says: which request it answers, which engine did, and why that one.
-
-    `retry_after` in seconds.
-    """
-    headers = [
+def own_headers(request_id: bytes, reason: str, engine: str = "-") -> list[tuple[bytes, bytes]]:
+    """What every response says: which request it answers, which engine did, and why that one."""
+    return [
         (b"x-request-id", request_id),
         (b"x-stoker-engine", engine.encode()),
         (b"x-stoker-reason", header_text(reason)),
     ]
-    if retry_after is not None:
-        headers.append((b"retry-after", b"%d" % max(1, math.ceil(retry_after))))
-    return headers
+
+
+def error_headers(error: ApiError) -> list[tuple[bytes, bytes]]:
+    """The fields of a response whose body is `error.body()`."""
+    fields = [(name.encode(), value.encode()) for name, value in error.headers.items()]
+    return [JSON, *fields]
 
 
 def header_text(text: str) -> bytes:
     """`text` as a field value: one line of visible ASCII, whatever it came from."""
-    return "".join(c if " " <= c <= "~" else "?" for c in text).encode("ascii")
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else "?" for c in text)
+    return text.encode("ascii", "replace")

@@ -84,7 +84,7 @@ def test_bos_and_eos_as_the_file_says() -> None:
 def test_bytelevel_adds_bos_only_where_the_rule_or_the_file_says() -> None:
     assert Tokenizer.from_gguf(bytelevel_metadata()).encode("fire")[0] != 0
     assert Tokenizer.from_gguf(bytelevel_metadata("llama-bpe")).encode("fire")[0] == 0
-    asked = bytelevel_metadata(**{"tokenizer.ggml.add_bos_token": True})
+    asked = bytelevel_metadata(changes={"tokenizer.ggml.add_bos_token": True})
     assert Tokenizer.from_gguf(asked).encode("fire")[0] == 0
 
 
@@ -93,7 +93,7 @@ def test_tokens_that_end_an_answer() -> None:
     turn = tokenizer.token_to_id("<end_of_turn>")
     assert tokenizer.eos_token_ids == {2, turn}  # named by the file; known by its name
     assert tokenizer.eos_token_id == 2
-    metadata = bytelevel_metadata(**{"tokenizer.ggml.eot_token_id": 2})
+    metadata = bytelevel_metadata(changes={"tokenizer.ggml.eot_token_id": 2})
     assert Tokenizer.from_gguf(metadata).eos_token_ids == {1, 2, 3}
 
 
@@ -172,7 +172,7 @@ def test_same_vocabulary_as_the_directory() -> None:
 )
 def test_bad_metadata(changes: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        Tokenizer.from_gguf(bytelevel_metadata(**changes))
+        Tokenizer.from_gguf(bytelevel_metadata(changes=changes))
 
 
 def test_scores_must_match_the_tokens() -> None:

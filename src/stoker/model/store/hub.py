@@ -132,7 +132,7 @@ def _file(sibling: RepoSibling) -> HubFile:
 
 def _ask_hub(repo: str) -> ModelInfo:
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 
     try:
         return HfApi(library_name="stoker").model_info(repo, files_metadata=True)
@@ -140,10 +140,18 @@ def _ask_hub(repo: str) -> ModelInfo:
         raise ModelNotFound(
             f"hf:{repo} is gated: accept its terms on the hub and set HF_TOKEN"
         ) from error
-    except RepositoryNotFoundError as error:
-        raise ModelNotFound(
-            f"there is no repository {repo!r} on the hub, or it is private: check its name, or "
-            "set HF_TOKEN"
-        ) from error
+    except HfHubHTTPError as error:
+        # The hub says 401 for what it does not show to strangers, whether it exists or not.
+        if error.response.status_code in (401, 403, 404):
+            raise ModelNotFound(
+                f"there is no repository {repo!r} on the hub, or it is private: check its name, "
+                "or set HF_TOKEN"
+            ) from error
+        raise DownloadFailed(_unanswered(repo, error)) from error
     except Exception as error:  # the library's HTTP client differs between its versions
-        raise DownloadFailed(f"the hub could not be asked for {repo!r}: {error}") from error
+        raise DownloadFailed(_unanswered(repo, error)) from error
+
+
+def _unanswered(repo: str, error: Exception) -> str:
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    return f"the hub could not be asked for {repo!r}: {reason}"

@@ -36,6 +36,8 @@ from stoker.model.store.progress import Advance, Progress
 log = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 1 << 18
+RETRY_SECONDS = 0.2
+"""Before the second attempt; doubled for each that follows."""
 _TIMEOUT_SECONDS = 60.0
 _TRIES = 5
 """Attempts in a row that may bring no new bytes."""
@@ -212,7 +214,7 @@ def _fetch(url: str, part: Path, size: int, access: Access, advance: Advance) ->
                 f"{_shown(url)} could not be fetched: {reason}; run the same command again to "
                 "continue where it stopped"
             )
-        time.sleep(min(0.2 * 2**failures, 5.0))
+        time.sleep(min(RETRY_SECONDS * 2**failures, 5.0))
 
 
 def _fetch_rest(

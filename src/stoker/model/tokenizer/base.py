@@ -99,7 +99,8 @@ class Tokenizer:
                 f"the text holds a lone surrogate (U+{ord(text[error.start]):04X} at character "
                 f"{error.start}), which is not valid Unicode"
             ) from None
-        encoded = self._backend.encode(text, add_special_tokens=add_special_tokens)
+        # Unlike `encode`, this lets other threads run meanwhile and works out no offsets.
+        (encoded,) = self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
         ids: list[int] = encoded.ids
         if add_special_tokens and (self._prefix or self._suffix):
             return [*self._prefix, *ids, *self._suffix]

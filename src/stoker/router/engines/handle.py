@@ -11,6 +11,7 @@ from stoker.router.config import Breaker, EngineConfig, EngineKind, Health
 from stoker.router.engines.breaker import CircuitBreaker
 from stoker.router.engines.health import HealthState
 from stoker.router.engines.load import EngineLoad
+from stoker.router.engines.meter import Meter
 
 # After a failed connection an engine is chosen last, this long at first, doubling up to the limit.
 _SUSPECT_S = 0.1
@@ -60,23 +61,30 @@ class EngineHandle:
 
     __slots__ = (
         "_connect_failures",
+        "abilities",
         "address",
         "authorization",
         "breaker",
         "capacity",
         "declared_models",
+        "down_since",
         "draining",
+        "gpu",
         "health",
         "hold_until",
         "host_header",
         "in_flight",
         "kind",
         "load",
+        "meter",
         "models",
         "name",
+        "output_tokens_in_flight",
         "path_prefix",
+        "price",
+        "prompt_tokens_in_flight",
+        "speed",
         "suspect_until",
-        "tokens_in_flight",
     )
 
     def __init__(self, config: EngineConfig, breaker: Breaker, health: Health) -> None:
@@ -92,13 +100,25 @@ class EngineHandle:
         self.models: Mapping[str, EngineModel] = {
             name: EngineModel(own) for name, own in config.models.items()
         }
+        self.gpu = config.runs_on_gpu
+        self.speed = config.speed
+        """Declared; see `meter` for what was measured."""
+        self.price = config.price
+        self.abilities = config.abilities
+        """What it can do beyond text; None when nothing is declared, so anything may be."""
+        self.meter = Meter()
         self.breaker = CircuitBreaker(breaker)
         self.health = HealthState(health)
         self.load: EngineLoad | None = None
         self.draining = False
         self.in_flight = 0
-        self.tokens_in_flight = 0
+        self.prompt_tokens_in_flight = 0
+        """Of prompts not yet answered with a first byte."""
+        self.output_tokens_in_flight = 0
+        """That requests in flight may still generate."""
         self.hold_until = float("-inf")
+        self.down_since = float("-inf")
+        """When it was last found unhealthy; meaningless while it is healthy."""
         self.suspect_until = float("-inf")
         """A connection failed a moment ago: until then, others are chosen first."""
         self._connect_failures = 0
@@ -112,11 +132,23 @@ class EngineHandle:
         """Load from 0 to 1: requests in flight against what the engine works on at once."""
         return min(1.0, self.in_flight / self.capacity)
 
-    def take(self, tokens: int) -> Lease:
-        """Count one request of about `tokens` tokens as in flight."""
+    def can(self, needs: frozenset[str]) -> bool:
+        """Whether it can do all that is needed, as far as is declared."""
+        return self.abilities is None or needs <= self.abilities
+
+    def max_model_len(self, model: str) -> int | None:
+        """The context of a model it serves, in tokens, if it has told."""
+        served = self.models.get(model)
+        return None if served is None else served.max_model_len
+
+    def take(self, prompt_tokens: int, output_tokens: int, now: float) -> Lease:
+        """Count one request as in flight; token counts are estimates."""
+        if self.in_flight == 0:
+            self.meter.work_began(now)
         self.in_flight += 1
-        self.tokens_in_flight += tokens
-        return Lease(self, tokens)
+        self.prompt_tokens_in_flight += prompt_tokens
+        self.output_tokens_in_flight += output_tokens
+        return Lease(self, prompt_tokens, output_tokens)
 
     def trusted(self, now: float) -> bool:
         """Nothing speaks against sending a request now."""
@@ -148,15 +180,25 @@ class EngineHandle:
 class Lease:
     """A request's place on an engine; giving it back twice does nothing."""
 
-    __slots__ = ("_engine", "_tokens")
+    __slots__ = ("_engine", "_output_tokens", "_prompt_tokens")
 
-    def __init__(self, engine: EngineHandle, tokens: int) -> None:
+    def __init__(self, engine: EngineHandle, prompt_tokens: int, output_tokens: int) -> None:
         self._engine: EngineHandle | None = engine
-        self._tokens = tokens
+        self._prompt_tokens = prompt_tokens
+        self._output_tokens = output_tokens
 
-    def give_back(self) -> None:
+    def prefilled(self) -> None:
+        """The answer has begun, so the prompt has been read."""
+        if self._engine is not None:
+            self._engine.prompt_tokens_in_flight -= self._prompt_tokens
+            self._prompt_tokens = 0
+
+    def give_back(self, now: float) -> None:
         engine = self._engine
         if engine is not None:
             self._engine = None
             engine.in_flight -= 1
-            engine.tokens_in_flight -= self._tokens
+            engine.prompt_tokens_in_flight -= self._prompt_tokens
+            engine.output_tokens_in_flight -= self._output_tokens
+            if engine.in_flight == 0:
+                engine.meter.work_ended(now)

@@ -15,6 +15,8 @@ class Decision(NamedTuple):
 
     engine: EngineHandle
     reason: str
+    known_tokens: int = 0
+    """How much of the prompt the policy takes the engine to have cached."""
 
 
 class Policy(ABC):

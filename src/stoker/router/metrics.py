@@ -1,0 +1,179 @@
+"""The router's own metrics, `stoker_router_…`.
+
+Plain counters that one thread writes, turned into Prometheus' families when somebody asks: a
+request costs a few dictionary operations, not a lock for each label.
+"""
+
+from __future__ import annotations
+
+import resource
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from stoker.router.engines.breaker import BreakerState
+from stoker.router.usage import Usage
+from stoker.telemetry.histogram import Histogram
+
+if TYPE_CHECKING:
+    from stoker.router.dispatcher import Dispatcher
+
+CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+
+_LATENCY = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
+    *(60.0, 120.0, 300.0, 600.0),
+)
+_LAG = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+_BREAKER = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}
+
+
+class RouterMetrics:
+    """What is counted as requests pass. Labels that come from outside are bounded: models and
+    engines are those of the fleet, reasons and statuses are ours."""
+
+    def __init__(self) -> None:
+        self.requests: Counter[tuple[str, str, int]] = Counter()
+        """By model, engine and status; 499 for a client that left."""
+        self.rejected: Counter[tuple[str, str]] = Counter()
+        """By model and the error's code."""
+        self.retries: Counter[tuple[str, str]] = Counter()
+        """By the engine that failed and what failed."""
+        self.decisions: Counter[tuple[str, str]] = Counter()
+        """By policy and engine."""
+        self.broken: Counter[str] = Counter()
+        """Answers that broke off after their first byte, by engine."""
+        self.prompt_tokens: Counter[tuple[str, str]] = Counter()
+        self.completion_tokens: Counter[tuple[str, str]] = Counter()
+        self.cached_tokens: Counter[tuple[str, str]] = Counter()
+        """By model and engine."""
+        self.first_byte: dict[str, Histogram] = {}
+        self.latency: dict[str, Histogram] = {}
+        """By engine."""
+        self.queue_wait = Histogram(_LATENCY)
+        self.predicted_tokens = 0
+        """Prompt tokens the policy took to be cached where it sent them."""
+        self.loop_lag = Histogram(_LAG)
+
+    def answered(
+        self, model: str, engine: str, status: int, first_byte_s: float, total_s: float
+    ) -> None:
+        """An engine's answer has gone to the client, as far as it came."""
+        self.requests[model, engine, status] += 1
+        first_byte, latency = self.first_byte.get(engine), self.latency.get(engine)
+        if first_byte is None or latency is None:
+            first_byte = self.first_byte[engine] = Histogram(_LATENCY)
+            latency = self.latency[engine] = Histogram(_LATENCY)
+        first_byte.observe(first_byte_s)
+        latency.observe(total_s)
+
+    def used(self, model: str, engine: str, usage: Usage) -> None:
+        """Token counts of an answer."""
+        self.prompt_tokens[model, engine] += usage.prompt_tokens
+        self.completion_tokens[model, engine] += usage.completion_tokens
+        self.cached_tokens[model, engine] += usage.cached_tokens
+
+
+class RouterCollector(Collector):
+    """The metrics of a router as Prometheus' families."""
+
+    def __init__(self, dispatcher: Dispatcher, open_connections: Callable[[], int]) -> None:
+        self._dispatcher = dispatcher
+        self._open_connections = open_connections
+
+    def collect(self) -> Iterator[Metric]:
+        metrics = self._dispatcher.metrics
+        by_engine = ("model", "engine")
+        yield _counter("requests", "Requests finished.", (*by_engine, "status"), metrics.requests)
+        yield _counter("rejected", "Requests refused.", ("model", "code"), metrics.rejected)
+        yield _counter("retries", "Attempts repeated.", ("engine", "cause"), metrics.retries)
+        yield _counter("decisions", "Choices made.", ("policy", "engine"), metrics.decisions)
+        broken = Counter({(engine,): count for engine, count in metrics.broken.items()})
+        yield _counter("broken_answers", "Answers that broke off.", ("engine",), broken)
+        yield _counter("prompt_tokens", "Prompt tokens.", by_engine, metrics.prompt_tokens)
+        yield _counter(
+            "completion_tokens", "Tokens generated.", by_engine, metrics.completion_tokens
+        )
+        yield _counter(
+            "cached_tokens", "Prompt tokens engines had cached.", by_engine, metrics.cached_tokens
+        )
+        predicted = Counter({(): metrics.predicted_tokens})
+        text = "Prompt tokens the policy took to be cached where it sent them."
+        yield _counter("predicted_cached_tokens", text, (), predicted)
+        yield _histograms("first_byte_seconds", "Sent to first byte.", metrics.first_byte)
+        yield _histograms("latency_seconds", "Arrival to last byte.", metrics.latency)
+        yield _histogram("queue_wait_seconds", "Time in the queue.", metrics.queue_wait)
+        yield _histogram("event_loop_lag_seconds", "Lateness of a timer.", metrics.loop_lag)
+        yield from self._gauges()
+
+    def _gauges(self) -> Iterator[Metric]:
+        dispatcher = self._dispatcher
+        waiting = GaugeMetricFamily(
+            "stoker_router_queue_length", "Requests that wait.", labels=["model"]
+        )
+        for model, length in dispatcher.queue_lengths().items():
+            waiting.add_metric([model], length)
+        yield waiting
+        engines = dispatcher.fleet.engines.values()
+        now = dispatcher.loop.time()
+        for name, text, values in (
+            ("engine_in_flight", "Requests at the engine.", [e.in_flight for e in engines]),
+            ("engine_healthy", "1 when probes pass.", [e.health.healthy for e in engines]),
+            ("engine_usable", "1 when it may get requests.", [e.usable(now) for e in engines]),
+            (
+                "engine_breaker_state",
+                "0 closed, 1 half open, 2 open.",
+                [_BREAKER[e.breaker.state] for e in engines],
+            ),
+        ):
+            family = GaugeMetricFamily(f"stoker_router_{name}", text, labels=["engine"])
+            for engine, value in zip(engines, values, strict=True):
+                family.add_metric([engine.name], float(value))
+            yield family
+        for name, text, value in (
+            ("active_requests", "Requests under way.", len(dispatcher.active)),
+            ("open_connections", "Clients connected.", self._open_connections()),
+            ("resident_memory_bytes", "Memory in RAM.", _resident_bytes()),
+        ):
+            yield GaugeMetricFamily(f"stoker_router_{name}", text, value=float(value))
+
+    def exposition(self) -> bytes:
+        """The metrics in Prometheus' text format."""
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(self)
+        return generate_latest(registry)
+
+
+def _counter(
+    name: str, text: str, labels: tuple[str, ...], counts: Mapping[tuple[Any, ...], int]
+) -> Metric:
+    family = CounterMetricFamily(f"stoker_router_{name}", text, labels=labels)
+    for values, count in counts.items():
+        family.add_metric([str(value) for value in values], count)
+    return family
+
+
+def _histogram(name: str, text: str, histogram: Histogram) -> Metric:
+    family = HistogramMetricFamily(f"stoker_router_{name}", text)
+    family.add_metric([], histogram.cumulative(), histogram.sum)
+    return family
+
+
+def _histograms(name: str, text: str, histograms: Mapping[str, Histogram]) -> Metric:
+    family = HistogramMetricFamily(f"stoker_router_{name}", text, labels=["engine"])
+    for engine, histogram in histograms.items():
+        family.add_metric([engine], histogram.cumulative(), histogram.sum)
+    return family
+
+
+def _resident_bytes() -> int:
+    """Memory of this process that is in RAM."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * resource.getpagesize()

@@ -1,0 +1,47 @@
+"""The engine that would have the answer first: its queue, what of the prompt it must still
+read, and what it must write.
+
+Where prompts share nothing, what is to read is the same everywhere and the choice is that of
+`least_work`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stoker.router.engines.handle import EngineHandle
+from stoker.router.policies.base import Decision, Policy
+from stoker.router.policies.least_in_flight import LeastInFlight
+from stoker.router.policies.prefix_index import PrefixIndex
+from stoker.router.policies.work import queued_seconds, rates_of
+from stoker.router.request import Features
+
+
+class Cost(Policy):
+    name = "cost"
+
+    def __init__(self, index: PrefixIndex | None = None) -> None:
+        self._index = index or PrefixIndex()
+        self._by_load = LeastInFlight()
+
+    def choose(self, features: Features, engines: Sequence[EngineHandle]) -> Decision:
+        prompt, output = features.prompt_tokens, features.output_tokens
+        matches = self._index.match(features, engines)
+        costs = []
+        for engine, rates, match in zip(engines, rates_of(engines), matches, strict=True):
+            to_read = max(prompt - match.tokens, 1)
+            seconds = queued_seconds(engine, rates)
+            costs.append(seconds + to_read / rates.prefill + output / rates.decode)
+        least = min(costs)
+        equals = [engine for engine, cost in zip(engines, costs, strict=True) if cost == least]
+        chosen = self._by_load.choose(features, equals).engine
+        known = min(matches[list(engines).index(chosen)].tokens, prompt)
+        reason = f"cost: {least:.2f} s, {known} of {prompt} prompt tokens known"
+        return Decision(chosen, reason, known)
+
+    def placed(self, features: Features, engine: EngineHandle) -> None:
+        self._index.add(features, engine)
+        self._by_load.placed(features, engine)
+
+    def forget(self, engine: EngineHandle) -> None:
+        self._index.forget(engine)

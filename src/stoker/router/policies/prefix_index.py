@@ -1,0 +1,99 @@
+"""Which engine was sent which beginnings of prompts: an approximation of their caches.
+
+A prompt is cut into blocks of bytes, each hashed together with the hash before it, so that a
+block's hash stands for the whole text up to its end. What is not the conversation but shapes
+the prompt all the same (model or LoRA adapter, tools, system text) is in the first hash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from stoker.router.engines.handle import EngineHandle
+from stoker.router.request import BYTES_PER_TOKEN, Features
+
+BLOCK_BYTES = 256
+MAX_BLOCKS = 1 << 17
+"""What the index remembers; the least recently used goes first. About 20 MB."""
+
+
+def block_hashes(features: Features) -> list[int]:
+    """The chained hashes of a prompt's full blocks; kept in `features` for the next caller."""
+    if features.block_hashes is None:
+        prompt = features.prompt
+        parent = hash((features.model, features.preamble))
+        hashes = []
+        for end in range(BLOCK_BYTES, len(prompt) + 1, BLOCK_BYTES):
+            parent = hash((parent, prompt[end - BLOCK_BYTES : end]))
+            hashes.append(parent)
+        features.block_hashes = hashes
+    return features.block_hashes
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """How many of a prompt's blocks an engine has probably seen."""
+
+    blocks: int
+    of: int
+
+    @property
+    def share(self) -> float:
+        return self.blocks / self.of if self.of else 0.0
+
+    @property
+    def tokens(self) -> int:
+        return self.blocks * BLOCK_BYTES // BYTES_PER_TOKEN
+
+
+class PrefixIndex:
+    """Block hashes and the engines that were sent them, least recently used first."""
+
+    def __init__(self, max_blocks: int = MAX_BLOCKS) -> None:
+        self._max_blocks = max_blocks
+        self._blocks: dict[int, int] = {}
+        """Hash → the engines' bits. Python's dicts keep the order of insertion."""
+        self._bits: dict[EngineHandle, int] = {}
+        self._next_bit = 1
+
+    def __len__(self) -> int:
+        return len(self._blocks)
+
+    def match(self, features: Features, engines: Sequence[EngineHandle]) -> list[Match]:
+        """For each of `engines`, how much of the prompt it has seen."""
+        hashes = block_hashes(features)
+        bits = [self._bits.get(engine, 0) for engine in engines]
+        depths = [0] * len(engines)
+        left = 0
+        for bit in bits:
+            left |= bit
+        blocks = self._blocks
+        for depth, block in enumerate(hashes, 1):
+            left &= blocks.get(block, 0)
+            if not left:
+                break
+            for number, bit in enumerate(bits):
+                if left & bit:
+                    depths[number] = depth
+        return [Match(depth, len(hashes)) for depth in depths]
+
+    def add(self, features: Features, engine: EngineHandle) -> None:
+        """The engine was sent this prompt."""
+        bit = self._bits.get(engine)
+        if bit is None:
+            bit = self._bits[engine] = self._next_bit
+            self._next_bit <<= 1
+        blocks = self._blocks
+        # The last block first: when the oldest are dropped, a prefix outlives what follows it.
+        for block in reversed(block_hashes(features)):
+            blocks[block] = blocks.pop(block, 0) | bit
+        while len(blocks) > self._max_blocks:
+            del blocks[next(iter(blocks))]
+
+    def forget(self, engine: EngineHandle) -> None:
+        """The engine's cache is gone. Its bit is not used again until all are handed out anew."""
+        if self._bits.pop(engine, None) is not None and self._next_bit.bit_length() > 1024:
+            self._blocks.clear()
+            self._bits.clear()
+            self._next_bit = 1

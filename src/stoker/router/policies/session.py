@@ -1,0 +1,64 @@
+"""One conversation, one engine: consistent hashing with bounded loads.
+
+Mirrokni, Thorup, Zadimoghaddam, "Consistent Hashing with Bounded Loads" (2018): a key goes to
+the first engine on its walk round the ring whose load is below `BOUND` times the mean, so a
+hot key cannot pile its work on one engine. No table of sessions: every router replica, and a
+restarted one, chooses alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from stoker.router.engines.handle import EngineHandle
+from stoker.router.policies.base import Decision, Policy
+from stoker.router.policies.least_in_flight import LeastInFlight
+from stoker.router.policies.ring import HashRing
+from stoker.router.request import Features
+
+BOUND = 1.25
+
+
+def load_limit(engine: EngineHandle, engines: Sequence[EngineHandle]) -> int:
+    """How many requests `engine` may have in flight, the next included: `BOUND` times its share
+    of all that `engines` have, or what it does with ease (an eighth of its capacity), so that
+    quiet engines keep their sessions. Shares follow capacities."""
+    in_flight = sum(one.in_flight for one in engines) + 1
+    share = engine.capacity / sum(one.capacity for one in engines)
+    return max(math.ceil(BOUND * in_flight * share), engine.capacity // 8)
+
+
+class Session(Policy):
+    """By the header `x-session-id`, else by the `user` field; without either, by load."""
+
+    name = "session"
+
+    def __init__(self) -> None:
+        self._ring = HashRing()
+        self._by_load = LeastInFlight()
+
+    def choose(self, features: Features, engines: Sequence[EngineHandle]) -> Decision:
+        key = features.session or features.user
+        if not key:
+            decision = self._by_load.choose(features, engines)
+            return Decision(decision.engine, f"session: no session named; {decision.reason}")
+        by_name = {engine.name: engine for engine in engines}
+        for name in by_name:
+            # Engines on the ring that are not among `engines` are passed over, so what the
+            # ring has seen before changes no choice.
+            self._ring.add(name)
+        passed = 0
+        for name in self._ring.walk(key):
+            engine = by_name.get(name)
+            if engine is None:
+                continue
+            if engine.in_flight < load_limit(engine, engines):
+                if passed == 0:
+                    return Decision(engine, "session: its engine")
+                return Decision(engine, f"session: {passed} before it on the ring have too much")
+            passed += 1
+        raise AssertionError("an engine below its share of the load exists always")
+
+    def placed(self, features: Features, engine: EngineHandle) -> None:
+        self._by_load.placed(features, engine)

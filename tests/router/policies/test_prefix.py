@@ -1,0 +1,138 @@
+"""What the router remembers of prompts, and the choices made of it."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stoker.router.policies.base import Decision
+from stoker.router.policies.cost import Cost
+from stoker.router.policies.prefix import Prefix
+from stoker.router.policies.prefix_index import BLOCK_BYTES, Match, PrefixIndex, block_hashes
+
+from .fleets import chat, engine, fleet
+
+SYSTEM = "You are helpful. " * 60
+
+
+def test_hashes_chain_so_that_each_stands_for_all_before_it() -> None:
+    one = block_hashes(chat("a" * 2000))
+    two = block_hashes(chat("a" * 1000 + "b" + "a" * 999))
+    same = [x == y for x, y in zip(one, two, strict=True)]
+    changed = same.index(False)
+    assert 1000 // BLOCK_BYTES <= changed <= 1000 // BLOCK_BYTES + 1
+    assert not any(same[changed:])
+
+
+def test_model_tools_and_system_text_are_part_of_the_key() -> None:
+    plain = block_hashes(chat("a" * 600))
+    assert plain
+    tool = {"type": "function", "function": {"name": "f"}}
+    for other in (
+        chat("a" * 600, model="lora"),
+        chat("a" * 600, tools=[tool]),
+        chat("a" * 600, system="s"),
+        chat("a" * 600, instructions="i"),
+    ):
+        assert not set(block_hashes(other)) & set(plain)
+
+
+@given(st.lists(st.text("ab", max_size=900), min_size=1, max_size=6), st.integers(1, 12))
+def test_a_match_is_the_longest_common_run_of_blocks(prompts: list[str], limit: int) -> None:
+    index, (first, second) = PrefixIndex(max_blocks=10_000), fleet(0, 0)
+    sent: list[list[int]] = []
+    for prompt in prompts:
+        features = chat(prompt)
+        expected = 0
+        for other in sent:
+            run = 0
+            for ours, theirs in zip(block_hashes(features), other, strict=False):
+                if ours != theirs:
+                    break
+                run += 1
+            expected = max(expected, run)
+        count = len(block_hashes(features))
+        assert index.match(features, [first, second]) == [Match(expected, count), Match(0, count)]
+        index.add(features, first)
+        sent.append(block_hashes(features))
+
+
+@given(st.lists(st.text("ab", max_size=3000), max_size=20), st.integers(1, 20))
+def test_memory_is_bounded(prompts: list[str], limit: int) -> None:
+    index, (one,) = PrefixIndex(max_blocks=limit), fleet(0)
+    for prompt in prompts:
+        index.add(chat(prompt), one)
+        assert len(index) <= limit
+
+
+def test_a_prefix_outlives_what_follows_it() -> None:
+    index, (one,) = PrefixIndex(max_blocks=10), fleet(0)
+    long = chat("a" * BLOCK_BYTES * 8)
+    index.add(long, one)
+    index.add(chat("b" * BLOCK_BYTES * 4), one)
+    assert 0 < index.match(long, [one])[0].blocks < len(block_hashes(long))
+
+
+def test_a_forgotten_engine_knows_nothing_and_learns_anew() -> None:
+    index, engines = PrefixIndex(), fleet(0, 0)
+    features = chat("a" * 1000)
+    for one in engines:
+        index.add(features, one)
+    index.forget(engines[0])
+    count = len(block_hashes(features))
+    assert index.match(features, engines) == [Match(0, count), Match(count, count)]
+    index.add(features, engines[0])
+    assert index.match(features, engines) == [Match(count, count)] * 2
+    for _ in range(3000):  # restarts for ever cost nothing
+        index.forget(engines[0])
+        index.add(features, engines[0])
+    assert index.match(features, engines[:1])[0].blocks == count
+
+
+def test_the_next_turn_of_a_conversation_returns_to_its_engine() -> None:
+    policy, engines = Prefix(), fleet(0, 0, 0, 0)
+    turns = [SYSTEM + "one"]
+    home = policy.choose(chat(*turns), engines).engine
+    policy.placed(chat(*turns), home)
+    for number in range(5):
+        turns.append(f"answer and question {number}")
+        decision = policy.choose(chat(*turns), engines)
+        assert decision.engine is home
+        policy.placed(chat(*turns), home)
+    assert decision.reason == "prefix: 4 of 5 blocks"
+
+
+def test_a_crowded_engine_is_passed_over() -> None:
+    policy, engines = Prefix(), fleet(0, 0)
+    features = chat(SYSTEM)
+    policy.placed(features, engines[0])
+    for _ in range(8):
+        assert policy.choose(features, engines).engine is engines[0]
+        engines[0].take(10, 10, now=0.0)
+    decision = policy.choose(features, engines)
+    assert decision.engine is engines[1]
+    assert decision.reason == ("prefix: 1 that know it have too much; least_in_flight: 0 of 64")
+
+
+def test_a_miss_goes_by_load() -> None:
+    policy, engines = Prefix(), fleet(3, 1, 2)
+    decision = policy.choose(chat(SYSTEM), engines)
+    assert decision == Decision(engines[1], "prefix: none knows it; least_in_flight: 1 of 64")
+
+
+def test_cost_weighs_what_is_known_against_the_queue() -> None:
+    policy = Cost()
+    knows = engine("knows", speed={"decode": 100, "prefill": 1000})
+    free = engine("free", speed={"decode": 100, "prefill": 1000})
+    features = chat("a" * 40_000, max_tokens=1)
+    policy.placed(features, knows)
+    knows.take(100, 500, now=0.0)  # 5.1 s of work; reading the prompt anew takes 10 s
+    assert policy.choose(features, [knows, free]).engine is knows
+    knows.take(100, 500, now=0.0)  # 10.2 s
+    assert policy.choose(features, [knows, free]).engine is free
+
+
+def test_cost_without_reuse_is_least_work() -> None:
+    engines = [engine("busy", in_flight=3), engine("idle", in_flight=1)]
+    decision = Cost().choose(chat("x" * 400, max_tokens=64), engines)
+    assert decision.engine.name == "idle"
