@@ -30,6 +30,7 @@ from stoker.server.connection import ClientDisconnected
 from stoker.server.keys import KeyRing
 from stoker.server.middleware import Gate
 from stoker.server.openapi import build_openapi
+from stoker.server.responses import routes as responses
 from stoker.server.state import ServedModel, ServerState
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ def create_app(config: ServerConfig, load: LoadModel) -> FastAPI:
         redoc_url=None,
     )
     app.state.server = state
-    for module in (chat, completions, models, tokenize, health, metrics_route):
+    for module in (chat, completions, responses, models, tokenize, health, metrics_route):
         app.include_router(module.router)
     _handle_errors(app)
     app.add_middleware(

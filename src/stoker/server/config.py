@@ -25,5 +25,9 @@ class ServerConfig:
     """Seconds without a token after which a stream carries a comment."""
     force_include_usage: bool = False
     """Send token counts at the end of every stream, asked for or not."""
+    response_store_bytes: int = 64 * 2**20
+    """Memory for responses that can be fetched and followed up, by their size as JSON."""
+    response_store_lifetime: float = 3600.0
+    """Seconds for which they are kept."""
     log_requests: bool = False
     """A line for each request; never its text."""

@@ -66,7 +66,10 @@ def blaming(fields: Mapping[str, str]) -> Iterator[None]:
     try:
         yield
     except ApiError as error:
-        error.info.param = _theirs(error.info.param, fields)
+        info = error.info
+        theirs = _theirs(info.param, fields)
+        info.message = info.message.replace(f"'{info.param}'", f"'{theirs}'")
+        info.param = theirs
         raise
     except InvalidRequest as error:
         error.param = _theirs(error.param, fields)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import ClassVar
 
 from starlette.responses import Response
@@ -55,22 +55,13 @@ class Encoder(ABC):
         return event(error.body()) + DONE
 
 
-class EventStream(Response):
-    """Server-sent events from the streams of one request."""
+class LiveStream(Response, ABC):
+    """Server-sent events for as long as the client listens."""
 
-    def __init__(
-        self,
-        streams: Sequence[RequestStream],
-        encoder: Encoder,
-        *,
-        keep_alive_interval: float,
-        timeout: float | None,
-    ) -> None:
+    def __init__(self, *, keep_alive: bytes, keep_alive_interval: float) -> None:
         super().__init__(media_type="text/event-stream")
-        self._streams = streams
-        self._encoder = encoder
+        self._keep_alive = keep_alive
         self._interval = keep_alive_interval
-        self._timeout = timeout
         self._last_sent = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -81,13 +72,63 @@ class EventStream(Response):
             last = await first_of(self._run(scope, send), self._watch(receive, send))
             await send({"type": "http.response.body", "body": last, "more_body": False})
         except ClientDisconnected:
-            log.debug("client left; its requests are aborted")
+            log.debug("client left its stream")
         finally:
-            for stream in self._streams:
-                await stream.aclose()
+            await self._close()
 
+    @abstractmethod
     async def _run(self, scope: Scope, send: Send) -> bytes:
         """Send all events but the last, which are returned."""
+
+    async def _close(self) -> None:
+        """Whatever happened, nothing more is sent."""
+
+    async def _watch(self, receive: Receive, send: Send) -> None:
+        """Return when the client has gone; comment on a stream that is silent for long."""
+        clock = asyncio.get_running_loop().time
+        while True:
+            try:
+                async with asyncio.timeout(self._interval):
+                    if (await receive())["type"] == "http.disconnect":
+                        return
+            except TimeoutError:
+                if clock() - self._last_sent >= self._interval:
+                    await send(
+                        {"type": "http.response.body", "body": self._keep_alive, "more_body": True}
+                    )
+
+
+class ListenerStream(LiveStream):
+    """Events that are made elsewhere; they go on when this client leaves."""
+
+    def __init__(self, events: AsyncIterator[bytes], *, keep_alive_interval: float) -> None:
+        super().__init__(keep_alive=KEEP_ALIVE, keep_alive_interval=keep_alive_interval)
+        self._events = events
+
+    async def _run(self, scope: Scope, send: Send) -> bytes:
+        async for data in self._events:
+            await send({"type": "http.response.body", "body": data, "more_body": True})
+            self._last_sent = asyncio.get_running_loop().time()
+        return DONE
+
+
+class EventStream(LiveStream):
+    """Server-sent events from the streams of one request, which end with it."""
+
+    def __init__(
+        self,
+        streams: Sequence[RequestStream],
+        encoder: Encoder,
+        *,
+        keep_alive_interval: float,
+        timeout: float | None,
+    ) -> None:
+        super().__init__(keep_alive=encoder.keep_alive, keep_alive_interval=keep_alive_interval)
+        self._streams = streams
+        self._encoder = encoder
+        self._timeout = timeout
+
+    async def _run(self, scope: Scope, send: Send) -> bytes:
         try:
             if data := self._encoder.begin():
                 await send({"type": "http.response.body", "body": data, "more_body": True})
@@ -103,6 +144,10 @@ class EventStream(Response):
             log.exception("request %s failed in the middle of its stream", request_id)
             failure = internal_error(request_id)
         return self._encoder.fail(failure)
+
+    async def _close(self) -> None:
+        for stream in self._streams:
+            await stream.aclose()
 
     async def _pump_all(self, send: Send) -> None:
         if len(self._streams) == 1:
@@ -122,16 +167,3 @@ class EventStream(Response):
             if data := encode(prompt_index, output):
                 await send({"type": "http.response.body", "body": data, "more_body": True})
                 self._last_sent = clock()
-
-    async def _watch(self, receive: Receive, send: Send) -> None:
-        """Return when the client has gone; comment on a stream that is silent for long."""
-        clock = asyncio.get_running_loop().time
-        while True:
-            try:
-                async with asyncio.timeout(self._interval):
-                    if (await receive())["type"] == "http.disconnect":
-                        return
-            except TimeoutError:
-                if clock() - self._last_sent >= self._interval:
-                    data = self._encoder.keep_alive
-                    await send({"type": "http.response.body", "body": data, "more_body": True})
