@@ -20,6 +20,10 @@ class ReasoningMarks:
         """Whether the prompt ends with the beginning mark, so that the answer is inside."""
         return prompt.rstrip(_SPACE).endswith(self.begin)
 
+    def closed_by(self, prompt: str) -> bool:
+        """Whether the prompt ends with the end mark, so that there is no reasoning to come."""
+        return prompt.rstrip(_SPACE).endswith(self.end)
+
 
 MARKS = {
     "think": ReasoningMarks("<think>", "</think>"),

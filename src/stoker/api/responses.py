@@ -6,7 +6,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
-from stoker.api.fields import MAX_LOGPROBS, SamplingFields, WireModel
+from stoker.api.fields import MAX_LOGPROBS, WireModel
+from stoker.api.generation import GenerationFields
 from stoker.api.response_items import InputItem, OutputItem
 from stoker.errors import InvalidRequest
 
@@ -74,7 +75,7 @@ class NamedTool(WireModel):
 ToolChoice = Literal["none", "auto", "required"] | NamedTool
 
 
-class ResponsesRequest(SamplingFields):
+class ResponsesRequest(GenerationFields):
     """A response to make. vLLM's sampling fields are understood beside OpenAI's."""
 
     unsupported: ClassVar[dict[str, tuple[Any, ...]]] = {"conversation": (), "prompt": ()}

@@ -7,22 +7,27 @@ import time
 from fastapi import APIRouter, Request, Response
 
 from stoker.api.openai import (
-    AnswerMessage,
     ChatChoice,
     ChatCompletion,
     ChatCompletionChunk,
     ChatCompletionRequest,
 )
 from stoker.api.sse import DONE, ChunkWriter, json_string
+from stoker.api.tool_calls import merge
 from stoker.engine.outputs import CompletionOutput, RequestOutput
 from stoker.model.tokenizer import Tokenizer
-from stoker.server.conversation import render_prompt, submit_chat
+from stoker.server.answer import (
+    AnswerParser,
+    AnswerReader,
+    delta_json,
+    finish_reason,
+)
+from stoker.server.conversation import prepare_chat, submit_chats
 from stoker.server.generation import (
     UsageCount,
     check_ended,
     finished_outputs,
     new_id,
-    wire_reason,
 )
 from stoker.server.logprobs import chat_logprobs, prompt_logprobs
 from stoker.server.openapi import describe
@@ -43,17 +48,18 @@ async def create_chat_completion(http: Request) -> Response:
     model = state.ready()
     request = await parse_body(http, ChatCompletionRequest)
     name = state.check_name(request.model)
-    prompt = await render_prompt(model, request)
+    config = state.config
+    chat = await prepare_chat(model, config, request)
     answer_id = new_id("chatcmpl-")
     created = int(time.time())
-    streams = submit_chat(model, answer_id, [prompt], request, max_tokens=request.token_limit)
-    config = state.config
+    streams = submit_chats(model, answer_id, [chat], request)
     if request.stream:
         encoder = ChatEncoder(
             ChunkWriter(
                 answer_id=answer_id, kind="chat.completion.chunk", created=created, model=name
             ),
             model.tokenizer,
+            chat.reader,
             num_logprobs=request.num_logprobs,
             include_usage=request.include_usage or config.force_include_usage,
             continuous_usage=request.continuous_usage,
@@ -72,7 +78,8 @@ async def create_chat_completion(http: Request) -> Response:
         created=created,
         model=name,
         choices=[
-            _choice(choice, request.num_logprobs, model.tokenizer) for choice in output.outputs
+            chat_choice(choice, chat.reader, request.num_logprobs, model.tokenizer)
+            for choice in output.outputs
         ],
         usage=usage.usage(),
         prompt_logprobs=prompt_logprobs(output.prompt_logprobs),
@@ -80,15 +87,19 @@ async def create_chat_completion(http: Request) -> Response:
     return Response(answer.model_dump_json(), media_type="application/json")
 
 
-def _choice(choice: CompletionOutput, num_logprobs: int | None, tokenizer: Tokenizer) -> ChatChoice:
+def chat_choice(
+    choice: CompletionOutput, reader: AnswerReader, num_logprobs: int | None, tokenizer: Tokenizer
+) -> ChatChoice:
+    """A whole answer as the choice that it is."""
     logprobs = None
     if num_logprobs is not None:
         logprobs = chat_logprobs(choice.logprobs or [], num_logprobs, tokenizer)
+    message = reader.read(choice.text)
     return ChatChoice(
         index=choice.index,
-        message=AnswerMessage(content=choice.text),
+        message=message,
         logprobs=logprobs,
-        finish_reason=wire_reason(choice.finish_reason),
+        finish_reason=finish_reason(choice, has_calls=message.tool_calls is not None),
         stop_reason=choice.stop_reason,
     )
 
@@ -100,6 +111,7 @@ class ChatEncoder(Encoder):
         self,
         writer: ChunkWriter,
         tokenizer: Tokenizer,
+        reader: AnswerReader,
         *,
         num_logprobs: int | None,
         include_usage: bool,
@@ -111,7 +123,8 @@ class ChatEncoder(Encoder):
         self._include_usage = include_usage
         self._continuous_usage = continuous_usage
         self._usage = UsageCount()
-        self._started: set[int] = set()
+        self._reader = reader
+        self._parsers: dict[int, AnswerParser] = {}
 
     def encode(self, prompt_index: int, output: RequestOutput) -> bytes:
         self._usage.add(prompt_index, output)
@@ -121,8 +134,9 @@ class ChatEncoder(Encoder):
         events: list[str] = []
         for choice in output.outputs:
             index = choice.index
-            if index not in self._started:
-                self._started.add(index)
+            parser = self._parsers.get(index)
+            if parser is None:
+                parser = self._parsers[index] = self._reader.parser()
                 events.append(
                     self._chunk(
                         f'{{"index":{index},"delta":{{"role":"assistant","content":""}},'
@@ -130,18 +144,31 @@ class ChatEncoder(Encoder):
                         usage,
                     )
                 )
-            if choice.text or choice.logprobs:
+            logprobs = self._logprobs(choice)
+            for delta in self._deltas(choice, parser):
                 events.append(
                     self._chunk(
-                        f'{{"index":{index},"delta":{{"content":{json_string(choice.text)}}},'
-                        f'"logprobs":{self._logprobs(choice)},"finish_reason":null}}',
+                        f'{{"index":{index},"delta":{delta},"logprobs":{logprobs},'
+                        '"finish_reason":null}',
                         usage,
                     )
                 )
+                logprobs = "null"
             if choice.finish_reason is not None:
                 check_ended(choice)
-                events.append(self._chunk(_last(choice), usage))
+                events.append(self._chunk(_last(choice, has_calls=parser.has_calls), usage))
         return "".join(events).encode()
+
+    def _deltas(self, choice: CompletionOutput, parser: AnswerParser) -> list[str]:
+        """What is new of an answer; with log-probabilities at least one delta to carry them."""
+        if self._reader.is_plain:
+            if choice.text or choice.logprobs:
+                return [f'{{"content":{json_string(choice.text)}}}']
+            return []
+        found = parser.feed(choice.text)
+        if choice.finish_reason is not None:
+            found = merge(found + parser.finish())
+        return [delta_json(delta) for delta in found] or (["{}"] if choice.logprobs else [])
 
     def end(self) -> bytes:
         if not self._include_usage:
@@ -156,12 +183,13 @@ class ChatEncoder(Encoder):
         ).model_dump_json()
 
 
-def _last(choice: CompletionOutput) -> str:
+def _last(choice: CompletionOutput, *, has_calls: bool) -> str:
     reason = choice.stop_reason
     stop_reason = (
         "null" if reason is None else json_string(reason) if isinstance(reason, str) else reason
     )
     return (
         f'{{"index":{choice.index},"delta":{{}},"logprobs":null,'
-        f'"finish_reason":"{choice.finish_reason}","stop_reason":{stop_reason}}}'
+        f'"finish_reason":"{finish_reason(choice, has_calls=has_calls)}",'
+        f'"stop_reason":{stop_reason}}}'
     )

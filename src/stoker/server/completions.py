@@ -12,9 +12,12 @@ from stoker.api.openai import Completion, CompletionChoice, CompletionRequest, P
 from stoker.api.sse import DONE, ChunkWriter, json_string
 from stoker.engine.outputs import CompletionOutput, RequestOutput
 from stoker.model.tokenizer import Tokenizer
+from stoker.server.constraint import constraint
 from stoker.server.generation import (
+    EnginePrompt,
     UsageCount,
     check_ended,
+    constrain,
     encode,
     finished_outputs,
     new_id,
@@ -39,14 +42,23 @@ async def create_completion(http: Request) -> Response:
     request = await parse_body(http, CompletionRequest)
     name = state.check_name(request.model)
     params = sampling_params(
-        request, max_tokens=max(request.token_limit, 1), logprobs=request.logprobs
+        request,
+        max_tokens=max(request.token_limit, 1),
+        logprobs=request.logprobs,
+        sampling_mode=state.config.sampling_mode,
     )
+    await constrain(model, params, constraint(request, model.tokenizer))
     if request.echo and request.logprobs is not None:
         params.prompt_logprobs = max(params.prompt_logprobs or 0, request.logprobs)
     prompts = await _tokenize(model, request)
     answer_id = new_id("cmpl-")
     created = int(time.time())
-    streams = submit(model, answer_id, prompts, params, priority=request.priority or 0)
+    streams = submit(
+        model,
+        answer_id,
+        [EnginePrompt(prompt, params) for prompt in prompts],
+        priority=request.priority or 0,
+    )
     config = state.config
     choices = ChoiceMaker(request, prompts, model.tokenizer)
     if request.stream:

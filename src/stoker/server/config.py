@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from stoker.api.sampling_presets import SamplingMode
+
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
@@ -25,6 +27,14 @@ class ServerConfig:
     """Seconds without a token after which a stream carries a comment."""
     force_include_usage: bool = False
     """Send token counts at the end of every stream, asked for or not."""
+    tool_call_parser: str | None = None
+    """How the model writes tool calls, of `stoker.api.tool_calls.FORMATS`; None: as its chat
+    template shows."""
+    reasoning_parser: str | None = None
+    """How it marks reasoning, of `stoker.api.reasoning.MARKS`, or `none`; None: as its chat
+    template shows."""
+    sampling_mode: SamplingMode | None = None
+    """The preset for requests that choose none."""
     response_store_bytes: int = 64 * 2**20
     """Memory for responses that can be fetched and followed up, by their size as JSON."""
     response_store_lifetime: float = 3600.0

@@ -37,6 +37,8 @@ class ToolFormat:
     arguments_key: str | None = "arguments"
     """The member of the call's object that holds the arguments; None: name and arguments stand
     side by side with `[ARGS]` between."""
+    optional_opening: str = ""
+    """A special token that some models put before all calls."""
     opening: Pieces = ()
     between: Pieces = ()
     closing: Pieces = ()
@@ -46,6 +48,14 @@ class ToolFormat:
         """What announces calls in the middle of an answer; None: calls are the whole answer."""
         first = (self.opening + self.call_opening)[:1]
         return first[0] if first and first[0] in (TOOL_CALL, TOOL_CALLS) else None
+
+    @property
+    def marks(self) -> frozenset[str]:
+        """Everything in it that is a special token of some models."""
+        pieces = {*self.opening, *self.call_opening, *self.call_closing, self.optional_opening}
+        if self.arguments_key is None:
+            pieces.add(ARGS)
+        return frozenset(pieces)
 
     def call_pieces(self, name: str) -> tuple[Pieces, Pieces]:
         """What goes before and after the arguments of a call of `name`."""
@@ -73,7 +83,13 @@ FORMATS = {
             closing=("]",),
         ),
         ToolFormat("mistral_args", MistralParser, call_opening=(TOOL_CALLS,), arguments_key=None),
-        ToolFormat("llama3_json", Llama3JsonParser, between=("; ",), arguments_key="parameters"),
+        ToolFormat(
+            "llama3_json",
+            Llama3JsonParser,
+            arguments_key="parameters",
+            optional_opening=PYTHON_TAG,
+            between=("; ",),
+        ),
         ToolFormat("json", JsonParser, opening=("[",), between=(", ",), closing=("]",)),
     )
 }

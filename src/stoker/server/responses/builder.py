@@ -21,9 +21,10 @@ from stoker.api.responses import (
     Status,
 )
 from stoker.api.sse import named_event
-from stoker.api.tool_calls.deltas import Content, Delta, Reasoning, ToolCall
+from stoker.api.tool_calls import Content, Delta, Reasoning, ToolCall, merge
 from stoker.engine.outputs import RequestOutput
 from stoker.model.tokenizer import Tokenizer
+from stoker.server.answer import AnswerParser
 from stoker.server.generation import UsageCount, check_ended, new_id
 from stoker.server.logprobs import chat_logprobs
 from stoker.server.responses.items import (
@@ -42,13 +43,16 @@ class ResponseBuilder:
     def __init__(
         self,
         response: ResponseResource,
+        parser: AnswerParser,
         tokenizer: Tokenizer,
+        *,
         num_logprobs: int | None,
         on_end: Callable[[ResponseResource], None],
     ) -> None:
         """`response`: as it is before it begins. `on_end` gets it as it is in the end, before the
         event that says so."""
         self.response = response
+        self._parser = parser
         self._tokenizer = tokenizer
         self._num_logprobs = num_logprobs
         self._on_end = on_end
@@ -78,7 +82,10 @@ class ResponseBuilder:
         if self._num_logprobs is not None:
             found = chat_logprobs(choice.logprobs or [], self._num_logprobs, self._tokenizer)
             self._logprobs += found.content
-        for delta in [Content(choice.text)] if choice.text else []:
+        deltas = self._parser.feed(choice.text)
+        if choice.finish_reason is not None:
+            deltas = merge(deltas + self._parser.finish())
+        for delta in deltas:
             self._add(delta)
         return self._take_events()
 

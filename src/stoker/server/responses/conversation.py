@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from stoker.api.errors import from_validation
-from stoker.api.fields import SamplingFields
+from stoker.api.generation import GenerationFields
 from stoker.api.openai import ChatCompletionRequest, ChatMessage, FunctionCall, ToolCall
 from stoker.api.openai import ContentPart as ChatPart
 from stoker.api.response_items import (
@@ -29,7 +29,7 @@ FIELDS = {
     "messages": "input",
     "max_completion_tokens": "max_output_tokens",
     "response_format": "text.format",
-    "reasoning_effort": "reasoning.effort",
+    "tools": "tools",
 }
 """Fields of a chat request and those of a response that they come from."""
 
@@ -79,7 +79,7 @@ def chat_request(request: ResponsesRequest, items: Sequence[InputItem]) -> ChatC
         messages.insert(0, ChatMessage(role="system", content=request.instructions))
     fields: dict[str, Any] = {
         name: getattr(request, name)
-        for name in SamplingFields.model_fields
+        for name in GenerationFields.model_fields
         if name != "stream_options"
     }
     fields |= {

@@ -22,7 +22,7 @@ from stoker.api.responses import (
 )
 from stoker.api.sse import DONE
 from stoker.engine.outputs import RequestOutput
-from stoker.server.conversation import blaming, render_prompt, submit_chat
+from stoker.server.conversation import blaming, prepare_chat, submit_chats
 from stoker.server.generation import finished_outputs, new_id
 from stoker.server.openapi import describe, errors
 from stoker.server.parse import parse_body
@@ -42,6 +42,7 @@ router = APIRouter(tags=["responses"])
 async def create_response(http: Request) -> Response:
     """Answer the input: whole, as a stream of events, or in the background."""
     state = state_of(http)
+    config = state.config
     model = state.ready()
     request = await parse_body(http, ResponsesRequest)
     name = state.check_name(request.model)
@@ -49,9 +50,8 @@ async def create_response(http: Request) -> Response:
     response = _new_response(request, name)
     with blaming(FIELDS):
         chat = chat_request(request, items)
-        prompt = await render_prompt(model, chat)
-        streams = submit_chat(model, response.id, [prompt], chat, max_tokens=chat.token_limit)
-    config = state.config
+        prepared = await prepare_chat(model, config, chat)
+        streams = submit_chats(model, response.id, [prepared], chat)
     background: BackgroundResponse | None = None
 
     def keep(ended: ResponseResource) -> None:
@@ -60,7 +60,13 @@ async def create_response(http: Request) -> Response:
         if ended.store:
             state.responses.put(StoredResponse(ended, items, background))
 
-    builder = ResponseBuilder(response, model.tokenizer, request.num_logprobs, keep)
+    builder = ResponseBuilder(
+        response,
+        prepared.reader.parser(),
+        model.tokenizer,
+        num_logprobs=request.num_logprobs,
+        on_end=keep,
+    )
     if request.background:
         (stream,) = streams
         background = BackgroundResponse(builder, stream, timeout=config.request_timeout)
@@ -93,7 +99,8 @@ async def count_input_tokens(http: Request) -> InputTokens:
     state.check_name(request.model)
     with blaming(FIELDS):
         chat = chat_request(request, _context(state, request))
-        return InputTokens(input_tokens=len(await render_prompt(model, chat)))
+        prepared = await prepare_chat(model, state.config, chat)
+    return InputTokens(input_tokens=len(prepared.prompt.token_ids))
 
 
 @router.get(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stoker.engine.sampling_params import SamplingParams
-from stoker.engine.sampling_presets import (
+from stoker.api.sampling_presets import (
     PRESETS,
     SAMPLING_MODES,
     SamplingMode,
@@ -13,6 +12,7 @@ from stoker.engine.sampling_presets import (
     Urgency,
     choose_preset,
 )
+from stoker.engine.sampling_params import SamplingParams
 
 
 def test_values() -> None:
@@ -23,7 +23,7 @@ def test_values() -> None:
         "precise": (0.3, 0.8, 20),
         "deterministic": (0.0, 1.0, 1),
     }
-    assert SAMPLING_MODES == tuple(PRESETS)
+    assert tuple(PRESETS) == SAMPLING_MODES
     for preset in PRESETS.values():
         SamplingParams(temperature=preset.temperature, top_p=preset.top_p, top_k=preset.top_k)
 
