@@ -191,7 +191,7 @@ def _path(entry: Mapping[str, Any], body: object) -> tuple[str | int, ...]:
     """Where in `body` an entry points: without the names of models and union branches that
     pydantic puts into a location."""
     location: Sequence[str | int] = entry["loc"]
-    if location[0] in ("query", "path"):  # FastAPI's names for where a parameter stood
+    if location[:1] in (("query",), ("path",)):  # FastAPI's names for where a parameter stood
         return tuple(location[1:])
     path: list[str | int] = []
     for part in location:
