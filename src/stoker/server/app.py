@@ -24,7 +24,7 @@ from stoker.api.errors import (
     route_not_found,
 )
 from stoker.errors import StokerError
-from stoker.server import chat, completions, health, metrics_route, models, tokenize
+from stoker.server import chat, chat_batch, completions, health, metrics_route, models, tokenize
 from stoker.server.config import ServerConfig
 from stoker.server.connection import ClientDisconnected
 from stoker.server.errors import error_body
@@ -62,7 +62,17 @@ def create_app(config: ServerConfig, load: LoadModel) -> FastAPI:
         redoc_url=None,
     )
     app.state.server = state
-    for module in (chat, completions, responses, messages, models, tokenize, health, metrics_route):
+    for module in (
+        chat,
+        chat_batch,
+        completions,
+        responses,
+        messages,
+        models,
+        tokenize,
+        health,
+        metrics_route,
+    ):
         app.include_router(module.router)
     _handle_errors(app)
     app.add_middleware(

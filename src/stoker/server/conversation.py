@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from stoker.api.errors import ApiError
-from stoker.api.openai import ChatCompletionRequest
+from stoker.api.openai import ChatCompletionRequest, ChatFields
 from stoker.engine.async_engine import RequestStream
 from stoker.errors import InvalidRequest
 from stoker.model.template import ChatTemplate
@@ -74,7 +74,7 @@ def submit_chats(
     model: ServedModel,
     answer_id: str,
     chats: Sequence[PreparedChat],
-    request: ChatCompletionRequest,
+    request: ChatFields,
 ) -> list[RequestStream]:
     """One stream per conversation, all or none.
 
