@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from stoker.api.fields import SamplingFields
-from stoker.api.sampling_presets import SamplingMode, TaskType, Urgency
+from stoker.api.sampling_presets import SamplingMode, Urgency
 from stoker.api.structured import ResponseFormat, StructuredOutputs
 from stoker.errors import InvalidRequest
 
@@ -17,8 +17,8 @@ class GenerationFields(SamplingFields):
 
     sampling_mode: SamplingMode | None = None
     """Temperature, top_p and top_k by name, where the request does not give them."""
-    task_type: TaskType | None = None
-    """Chooses a sampling mode by what the text is for."""
+    task_type: Annotated[str, Field(max_length=64)] | None = None
+    """Chooses a sampling mode by what the text is for: `code_generation`, `creative_writing` …"""
     urgency: Urgency | None = None
     """`high` chooses the deterministic mode."""
 

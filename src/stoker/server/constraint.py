@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from stoker.api.generation import GenerationFields
@@ -52,7 +53,7 @@ def _with_tools(
                 param=form.field or "structured_outputs",
             )
         try:
-            otherwise = schema_text(schema, strict=form.strict)
+            otherwise = json.loads(schema_text(schema, strict=form.strict))
         except SourceError as error:
             raise form.refused(str(error)) from None
     grammar = tool_grammar(

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from stoker.api.generation import GenerationFields
-from stoker.api.sampling_presets import PRESETS, SamplingMode, choose_preset
+from stoker.api.sampling_presets import PRESETS, choose_preset
 from stoker.engine.sampling_params import RequestOutputKind, SamplingParams
 
 _SAME_NAME = (
@@ -36,7 +36,7 @@ def sampling_params(
     *,
     max_tokens: int | None,
     logprobs: int | None,
-    sampling_mode: SamplingMode | None = None,
+    sampling_mode: str | None = None,
 ) -> SamplingParams:
     """The request's fields where it gives them, else those of its preset (`sampling_mode` if it
     chooses none), else the engine's defaults.

@@ -7,7 +7,9 @@ answer (`<tool_call>`) ends free text at once: from there on it is a call.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from stoker.api.structured import Function
 from stoker.api.tool_calls import ToolFormat
@@ -28,14 +30,17 @@ def tool_grammar(
     *,
     required: bool,
     parallel: bool,
-    otherwise: str | None = None,
+    otherwise: dict[str, Any] | None = None,
 ) -> str:
     """Calls of `functions`; unless they are `required`, free text as well, or instead of them
-    JSON after the schema `otherwise`.
+    JSON after the schema `otherwise` (as `schema_text` checked it).
 
     Raises:
         InvalidRequest: the parameters of a function are no JSON schema.
     """
+    if otherwise is not None and tool_format.trigger is None:
+        schema = _one_of(tool_format, functions, otherwise)
+        return f"start: %json {json.dumps(schema, ensure_ascii=False)}\n"
     writer = _Writer(tool_format, tokenizer, parallel=parallel)
     lines = [
         _start(writer, required=required, otherwise=otherwise is not None),
@@ -51,9 +56,10 @@ def tool_grammar(
     for i, function in enumerate(functions):
         before, after = writer.around(function.name)
         lines.append(f"one_{i}: {before} arguments_{i} {after}")
-        lines.append(f"arguments_{i}: %json {_parameters(i, function)}")
+        arguments = json.dumps(_parameters(i, function), ensure_ascii=False)
+        lines.append(f"arguments_{i}: %json {arguments}")
     if otherwise is not None:
-        lines.append(f"otherwise: %json {otherwise}")
+        lines.append(f"otherwise: %json {json.dumps(otherwise, ensure_ascii=False)}")
     return "\n".join(lines) + "\n"
 
 
@@ -109,10 +115,53 @@ class _Writer:
         return " ".join(lark_text(piece, self._tokenizer) for piece in pieces if piece)
 
 
-def _parameters(index: int, function: Function) -> str:
+def _one_of(
+    tool_format: ToolFormat, functions: Sequence[Function], otherwise: dict[str, Any]
+) -> dict[str, Any]:
+    """A schema of one call or of `otherwise`, for calls that are nothing but JSON: where both
+    begin alike, the parser would know only the first of two schemas."""
+    schemas = {f"call_{i}": _parameters(i, function) for i, function in enumerate(functions)}
+    calls = [
+        {
+            "type": "object",
+            "properties": {
+                "name": {"const": function.name},
+                tool_format.arguments_key: {"$ref": f"#/$defs/{name}"},
+            },
+            "required": ["name", tool_format.arguments_key],
+            "additionalProperties": False,
+        }
+        for name, function in zip(schemas, functions, strict=True)
+    ]
+    schemas["otherwise"] = otherwise
+    return {
+        "x-guidance": otherwise["x-guidance"],
+        "$defs": {name: _moved(schema, f"#/$defs/{name}") for name, schema in schemas.items()},
+        "anyOf": [*calls, {"$ref": "#/$defs/otherwise"}],
+    }
+
+
+def _moved(value: Any, place: str) -> Any:
+    """A schema with its references to itself as they are when it stands at `place`."""
+    if isinstance(value, list):
+        return [_moved(member, place) for member in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: place + member[1:]
+        if key == "$ref" and isinstance(member, str) and member.startswith("#")
+        else _moved(member, place)
+        for key, member in value.items()
+        if key != "x-guidance"
+    }
+
+
+def _parameters(index: int, function: Function) -> dict[str, Any]:
     schema = _NO_ARGUMENTS if function.parameters is None else function.parameters
     try:
-        return schema_text({"type": "object", **schema}, strict=bool(function.strict))
+        text = schema_text({"type": "object", **schema}, strict=bool(function.strict))
     except SourceError as error:
         field = f"tools[{index}].function.parameters"
         raise InvalidRequest(f"{field} is refused: {error}", param=field) from None
+    checked: dict[str, Any] = json.loads(text)
+    return checked
