@@ -35,6 +35,10 @@ class ServerConfig:
     template shows."""
     sampling_mode: str | None = None
     """The preset for requests that choose none."""
+    response_store_bytes: int = 64 * 2**20
+    """Memory for responses that can be fetched and followed up, by their size as JSON."""
+    response_store_lifetime: float = 3600.0
+    """Seconds for which they are kept."""
     log_requests: bool = False
     """A line for each request; never its text."""
 
