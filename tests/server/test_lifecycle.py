@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from functools import partial
 
 import httpx
 import openai
@@ -238,7 +239,7 @@ def test_a_lower_priority_value_goes_first(start: Start) -> None:
     for count, thread in enumerate(asking, 1):
         thread.start()
         submitted = server.model.engine._streams
-        server.wait_until(lambda count=count: len(submitted) == count)  # type: ignore[misc]
+        server.wait_until(partial(lambda streams, n: len(streams) == n, submitted, count))
     gate.set()
     for thread in asking:
         thread.join()
