@@ -77,28 +77,48 @@ Scratch lay_out(const AttentionShape& shape, void* memory) {
   return s;
 }
 
-// scores[r][16 b + t] = q_r · k of token t of block b, for R rows and B blocks.
+// Where the keys and values of a partition's blocks lie.
+struct Blocks {
+  const uint32_t* keys[kPartitionBlocks];
+  const uint32_t* values[kPartitionBlocks];
+};
+
+// scores[r][16 b + t] = q_r · k of token t of block b, for R rows and B blocks from `first` on.
+// A lone query waits for memory more than it computes: with `fetch`, the values of these blocks
+// and the keys of the next ones are on their way meanwhile.
 template <KVType kType, int R, int B>
-STOKER_INLINE void score_tile(const uint32_t* q, const uint32_t* const* keys, int steps,
-                              float* scores) {
+STOKER_INLINE void score_tile(const uint32_t* q, const Blocks& blocks, int first, int end,
+                              int steps, bool fetch, float* scores) {
   using E = Element<kType>;
+  const uint32_t *keys[B], *next[B], *values[B];
+  for (int b = 0; b < B; ++b) {
+    keys[b] = blocks.keys[first + b];
+    values[b] = blocks.values[first + b];
+    next[b] = blocks.keys[first + B + b < end ? first + B + b : end - 1];
+  }
   Vec acc[R][B];
   for (int r = 0; r < R; ++r)
     for (int b = 0; b < B; ++b) acc[r][b] = splat(0.0f);
   for (int i = 0; i < steps; ++i) {
     Words k[B];
     for (int b = 0; b < B; ++b) k[b] = load_words(keys[b] + i * kBlockTokens);
+    if (fetch)
+      for (int b = 0; b < B; ++b) {
+        __builtin_prefetch(next[b] + i * kBlockTokens);
+        __builtin_prefetch(values[b] + i * kBlockTokens);
+      }
     for (int r = 0; r < R; ++r) {
       const Words x = splat_word(q[i * R + r]);
       for (int b = 0; b < B; ++b) acc[r][b] = E::dot(acc[r][b], x, k[b]);
     }
   }
   for (int r = 0; r < R; ++r)
-    for (int b = 0; b < B; ++b) store(scores + r * kPartitionTokens + b * kBlockTokens, acc[r][b]);
+    for (int b = 0; b < B; ++b)
+      store(scores + r * kPartitionTokens + (first + b) * kBlockTokens, acc[r][b]);
 }
 
 template <KVType kType, int R>
-void score_rows(const uint32_t* q, const uint32_t* const* keys, int begin, int end, int steps,
+void score_rows(const uint32_t* q, const Blocks& blocks, int begin, int end, int steps, bool fetch,
                 float* scores) {
 #if defined(STOKER_SIMD_512)
   constexpr int kBlocks = R <= 4 ? 4 : 2;
@@ -106,25 +126,29 @@ void score_rows(const uint32_t* q, const uint32_t* const* keys, int begin, int e
   constexpr int kBlocks = R <= 2 ? 2 : 1;
 #endif
   int b = begin;
-  for (; b + kBlocks <= end; b += kBlocks)
-    score_tile<kType, R, kBlocks>(q, keys + b, steps, scores + b * kBlockTokens);
-  for (; b < end; ++b) score_tile<kType, R, 1>(q, keys + b, steps, scores + b * kBlockTokens);
+  if (fetch)
+    for (; b + kBlocks <= end; b += kBlocks)
+      score_tile<kType, R, kBlocks>(q, blocks, b, end, steps, true, scores);
+  else
+    for (; b + kBlocks <= end; b += kBlocks)
+      score_tile<kType, R, kBlocks>(q, blocks, b, end, steps, false, scores);
+  for (; b < end; ++b) score_tile<kType, R, 1>(q, blocks, b, end, steps, fetch, scores);
 }
 
 // For R rows (1 … kRowTile) whose packed queries lie at q.
 template <KVType kType>
-void score(int rows, const uint32_t* q, const uint32_t* const* keys, int begin, int end, int steps,
-           float* scores) {
+void score(int rows, const uint32_t* q, const Blocks& blocks, int begin, int end, int steps,
+           bool fetch, float* scores) {
   switch (rows) {
-    case 1: return score_rows<kType, 1>(q, keys, begin, end, steps, scores);
-    case 2: return score_rows<kType, 2>(q, keys, begin, end, steps, scores);
-    case 3: return score_rows<kType, 3>(q, keys, begin, end, steps, scores);
-    case 4: return score_rows<kType, 4>(q, keys, begin, end, steps, scores);
+    case 1: return score_rows<kType, 1>(q, blocks, begin, end, steps, fetch, scores);
+    case 2: return score_rows<kType, 2>(q, blocks, begin, end, steps, fetch, scores);
+    case 3: return score_rows<kType, 3>(q, blocks, begin, end, steps, fetch, scores);
+    case 4: return score_rows<kType, 4>(q, blocks, begin, end, steps, fetch, scores);
 #if defined(STOKER_SIMD_512)
-    case 5: return score_rows<kType, 5>(q, keys, begin, end, steps, scores);
-    case 6: return score_rows<kType, 6>(q, keys, begin, end, steps, scores);
-    case 7: return score_rows<kType, 7>(q, keys, begin, end, steps, scores);
-    case 8: return score_rows<kType, 8>(q, keys, begin, end, steps, scores);
+    case 5: return score_rows<kType, 5>(q, blocks, begin, end, steps, fetch, scores);
+    case 6: return score_rows<kType, 6>(q, blocks, begin, end, steps, fetch, scores);
+    case 7: return score_rows<kType, 7>(q, blocks, begin, end, steps, fetch, scores);
+    case 8: return score_rows<kType, 8>(q, blocks, begin, end, steps, fetch, scores);
 #endif
   }
 }
@@ -346,15 +370,14 @@ void attend_partition(const AttentionShape& shape, const AttentionItem& item, in
     visible[r] = {begin, end};
   }
 
-  const uint32_t* keys[kPartitionBlocks];
-  const uint32_t* values[kPartitionBlocks];
+  Blocks blocks;
   const auto [first_block, end_block] = blocks_seen(visible, rows);
   for (int b = first_block; b < end_block; ++b) {
     const uint8_t* block =
         item.cache +
         static_cast<size_t>(item.block_table[partition * kPartitionBlocks + b]) * item.block_stride;
-    keys[b] = reinterpret_cast<const uint32_t*>(block);
-    values[b] = reinterpret_cast<const uint32_t*>(block + shape.value_offset);
+    blocks.keys[b] = reinterpret_cast<const uint32_t*>(block);
+    blocks.values[b] = reinterpret_cast<const uint32_t*>(block + shape.value_offset);
   }
 
   // A few blocks of keys, then of values, serve all rows while they are in the nearest cache.
@@ -363,9 +386,9 @@ void attend_partition(const AttentionShape& shape, const AttentionItem& item, in
     for (int tile = 0; tile < rows; tile += kRowTile) {
       const int count = rows - tile < kRowTile ? rows - tile : kRowTile;
       const BlockRange seen = blocks_seen(visible + tile, count);
-      score<kType>(count, s.q + static_cast<ptrdiff_t>(tile) * steps, keys,
+      score<kType>(count, s.q + static_cast<ptrdiff_t>(tile) * steps, blocks,
                    seen.begin > chunk ? seen.begin : chunk,
-                   seen.end < chunk_end ? seen.end : chunk_end, steps,
+                   seen.end < chunk_end ? seen.end : chunk_end, steps, item.queries == 1,
                    s.scores + tile * kPartitionTokens);
     }
   }
@@ -386,7 +409,7 @@ void attend_partition(const AttentionShape& shape, const AttentionItem& item, in
       here[r].end = visible[r].end < end ? visible[r].end : end;
       if (here[r].begin >= here[r].end) here[r] = {begin, begin};
     }
-    weigh_values<kType>(rows, s.weights, values, padded, here, s.part);
+    weigh_values<kType>(rows, s.weights, blocks.values, padded, here, s.part);
   }
 }
 
