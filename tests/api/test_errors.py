@@ -116,8 +116,8 @@ USER = {"role": "user", "content": "hi"}
         ({"messages": [USER], "seed": 2**64}, "seed"),
         ({"messages": [USER], "top_logprobs": 2}, "top_logprobs"),
         ({"messages": [USER], "stream_options": {"include_usage": True}}, "stream_options"),
-        ({"messages": [USER], "tools": [{"type": "function"}]}, "tools"),
-        ({"messages": [USER], "response_format": {"type": "json_object"}}, "response_format"),
+        ({"messages": [USER], "tools": [{"type": "function"}]}, "tools[0].function"),
+        ({"messages": [USER], "response_format": {"type": "xml"}}, "response_format.type"),
         ({"messages": [USER], "continue_final_message": True}, "continue_final_message"),
     ],
 )

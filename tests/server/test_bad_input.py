@@ -45,7 +45,7 @@ def raw(body: dict[str, Any]) -> bytes:
         (CHAT, raw({"messages": [USER], "min_tokens": 9, "max_tokens": 3}), "min_tokens", None),
         (CHAT, raw({"messages": [USER], "logit_bias": {"999999": 1}}), "logit_bias", None),
         (CHAT, raw({"messages": [USER], "stop_token_ids": [999]}), "stop_token_ids", None),
-        (CHAT, raw({"messages": [USER], "tools": [{}]}), "tools", "unsupported_parameter"),
+        (CHAT, raw({"messages": [USER], "tools": [{}]}), "tools[0].type", None),
         (
             CHAT,
             raw({"messages": [USER], "max_tokens": 5000}),

@@ -151,6 +151,30 @@ def serve(
             rich_help_panel=_BEHAVIOUR,
         ),
     ] = 60.0,
+    tool_call_parser: Annotated[
+        str | None,
+        typer.Option(
+            help="How the model writes tool calls: hermes, mistral, mistral_args, llama3_json or "
+            "json; default: as its chat template shows.",
+            rich_help_panel=_BEHAVIOUR,
+        ),
+    ] = None,
+    reasoning_parser: Annotated[
+        str | None,
+        typer.Option(
+            help="How it marks reasoning: think, think_brackets or none; default: as its chat "
+            "template shows.",
+            rich_help_panel=_BEHAVIOUR,
+        ),
+    ] = None,
+    sampling_mode: Annotated[
+        str | None,
+        typer.Option(
+            help="Preset for requests that choose none: creative, balanced, precise or "
+            "deterministic.",
+            rich_help_panel=_BEHAVIOUR,
+        ),
+    ] = None,
     enable_force_include_usage: Annotated[
         bool,
         typer.Option(
@@ -205,6 +229,9 @@ def serve(
         max_body_bytes=max_body_bytes,
         request_timeout=request_timeout,
         stall_timeout=stall_timeout,
+        tool_call_parser=tool_call_parser,
+        reasoning_parser=reasoning_parser,
+        sampling_mode=sampling_mode,
         force_include_usage=enable_force_include_usage,
         log_requests=log_requests,
     )

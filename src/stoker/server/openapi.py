@@ -33,11 +33,16 @@ _ERRORS = {
 
 
 def describe(
-    request: type[BaseModel], response: type[BaseModel], *, chunk: type[BaseModel] | None = None
+    request: type[BaseModel],
+    response: type[BaseModel],
+    *,
+    chunk: type[BaseModel] | None = None,
+    error: type[BaseModel] = ErrorResponse,
 ) -> dict[str, Any]:
     """Arguments for a route decorator: types of the body and of every answer.
 
-    `chunk` is what each event of a stream holds, for a route that can stream.
+    `chunk` is what each event of a stream holds, for a route that can stream; `error` the body
+    of every error.
     """
     _MODELS[request.__name__] = request
     success: dict[str, Any] = {"model": response, "description": "The answer."}
@@ -55,7 +60,7 @@ def describe(
         event = {"type": "object", "required": ["data"], "properties": {"data": data}}
         success["content"] = {"text/event-stream": {"schema": event}}
     return {
-        "responses": {200: success, **errors(*_ERRORS)},
+        "responses": {200: success, **errors(*_ERRORS, model=error)},
         "openapi_extra": {
             "requestBody": {
                 "required": True,
@@ -67,9 +72,11 @@ def describe(
     }
 
 
-def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def errors(
+    *statuses: int, model: type[BaseModel] = ErrorResponse
+) -> dict[int | str, dict[str, Any]]:
     """The `responses` entries for error statuses."""
-    return {status: {"model": ErrorResponse, "description": _ERRORS[status]} for status in statuses}
+    return {status: {"model": model, "description": _ERRORS[status]} for status in statuses}
 
 
 def build_openapi(app: FastAPI) -> dict[str, Any]:
