@@ -235,9 +235,9 @@ def test_a_lower_priority_value_goes_first(start: Start) -> None:
         ended.append(priority)
 
     asking = [threading.Thread(target=ask, args=(priority,)) for priority in (0, 5, 3, 4)]
+    submitted = server.model.engine._streams
     for count, thread in enumerate(asking, 1):
         thread.start()
-        submitted = server.model.engine._streams
         server.wait_until(lambda count=count: len(submitted) == count)  # type: ignore[misc]
     gate.set()
     for thread in asking:
