@@ -223,6 +223,13 @@ class Dispatcher:
         if model in self._queues and not self._queues[model]:
             del self._queues[model]
 
+    def has_untried(self, exchange: Exchange) -> bool:
+        """Whether there is an engine that the exchange has not been to."""
+        now = self.loop.time()
+        tried = (exchange.engine, *exchange.failed_on)
+        engines = self._serving(exchange.features)
+        return any(engine not in tried and engine.usable(now) for engine in engines)
+
     def has_other(self, exchange: Exchange) -> bool:
         """Whether an engine other than the present one could take the exchange."""
         now = self.loop.time()

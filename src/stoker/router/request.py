@@ -18,6 +18,7 @@ BYTES_PER_TOKEN = 4
 DEFAULT_MAX_TOKENS = 256
 """What a request without `max_tokens` is taken to generate, for weighing."""
 
+_STORED = b"/v1/responses/"
 _MULTIPART_MODEL = re.compile(rb'name="model"\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]{1,512})\r\n')
 
 
@@ -79,6 +80,7 @@ class _Body(msgspec.Struct):
     model: str | None = None
     stream: bool | None = None
     user: str | None = None
+    previous_response_id: str | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     max_output_tokens: int | None = None
@@ -120,6 +122,8 @@ class Features:
     """What precedes the conversation in the prompt: system text and tools, as JSON."""
     prompt: bytes = b""
     """The messages, prompt or input, as JSON."""
+    stored: bool = False
+    """Whether it is about something that only one engine keeps: a stored response."""
     has_tools: bool = False
     has_schema: bool = False
     """Whether the answer must follow a schema or grammar."""
@@ -156,7 +160,7 @@ class Features:
 
 def read_features(request: Request) -> Features:
     """Read what routing needs. Raises `InvalidRequest` when the body is not a JSON object."""
-    features = Features(path=request.path)
+    features = Features(path=request.path, stored=request.path.startswith(_STORED))
     fields = request.fields
     session = fields.get(b"x-session-id")
     if session is not None:
@@ -196,6 +200,8 @@ def read_features(request: Request) -> Features:
     features.model = features.asked_model = body.model
     features.stream = bool(body.stream)
     features.user = body.user
+    if body.previous_response_id is not None:
+        features.stored = True
     features.caller = features.caller or body.user or ""
     features.max_tokens = _first(
         body.max_tokens, body.max_completion_tokens, body.max_output_tokens
