@@ -354,6 +354,10 @@ class Exchange:
 
     # -- ends
 
+    @property
+    def over(self) -> bool:
+        return self.state is State.DONE
+
     def refuse(self, error: ApiError) -> None:
         """Answer with an error of the router's own."""
         headers = error_headers(error) + self._stoker_headers()

@@ -131,6 +131,10 @@ class Features:
     """A rough count of the prompt's tokens."""
     output_tokens: int = DEFAULT_MAX_TOKENS
     """How many tokens the request may generate, or a guess."""
+    tokens: list[int] | None = None
+    """The prompt's tokens, where the policy wants them and an engine has told."""
+    adapter: str | None = None
+    """The LoRA adapter asked for, which caches are told apart by."""
     block_hashes: list[int] | None = None
     """Chained hashes of the prompt's blocks, once a policy has asked for them."""
 

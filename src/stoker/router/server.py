@@ -14,6 +14,7 @@ from stoker.router.control import Control
 from stoker.router.dispatcher import Dispatcher
 from stoker.router.downstream import ClientConnection, Work
 from stoker.router.policies import POLICIES
+from stoker.router.policies.kv import Kv
 from stoker.router.prober import Prober
 from stoker.router.request import Request
 from stoker.router.wire import error_headers, own_headers
@@ -70,6 +71,7 @@ class RouterServer:
             self.loop.create_task(self._prober.run(), name="prober"),
             self.loop.create_task(self._sweep(), name="sweep"),
         ]
+        self._follow_caches()
         await self._prober.all_probed()
         self._server = await self.loop.create_server(
             lambda: ClientConnection(self),
@@ -77,6 +79,22 @@ class RouterServer:
             self.config.router.port,
             backlog=4096,
         )
+
+    def _follow_caches(self) -> None:
+        """For the policy that goes by it: keep up with what engines' KV caches hold."""
+        policy = self.dispatcher.policy
+        if not isinstance(policy, Kv):
+            return
+        from stoker.router.kv.subscriber import Subscriber
+
+        self.dispatcher.wants_tokens = True
+        for engine in self.dispatcher.fleet.engines.values():
+            if engine.kv_events is not None:
+                subscriber = Subscriber(
+                    engine, policy.index, events=engine.kv_events, replay=engine.kv_replay
+                )
+                name = f"KV events of {engine.name}"
+                self._tasks.append(self.loop.create_task(subscriber.run(), name=name))
 
     def manage(self, names: Sequence[str], restart: Callable[[str], None]) -> None:
         """The engines of these names run here: call `restart` for one that was well and has
