@@ -96,6 +96,6 @@ def test_the_command_sums_up_a_trace(tmp_path: Path) -> None:
     trace = "\n".join(json.dumps({"at": n, "body": body}) for n in range(10))
     output = run(tmp_path, trace, "--policy", "round_robin", "--policy", "cost")
     assert "cpu 5, gpu 5" in output
-    assert "87% of 5050 prompt tokens" in output
+    assert "79% of 5090 prompt tokens" in output
     each = run(tmp_path, trace, "--policy", "round_robin", "--each").splitlines()[1:]
     assert Counter(line.split()[1] for line in each) == {"cpu": 5, "gpu": 5}

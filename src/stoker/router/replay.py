@@ -110,7 +110,7 @@ def replay(
         decision = chooser.choose(features, free)
         chooser.placed(features, decision.engine)
         lease = decision.engine.take(features.prompt_tokens, features.output_tokens, now)
-        seconds = _seconds(decision.engine, features, decision.known_tokens)
+        seconds = _seconds(decision.engine, serving, features, decision.known_tokens)
         heapq.heappush(running, (now + seconds, next(numbers), lease))
         yield Placement(
             now,
@@ -147,9 +147,11 @@ def _serving(fleet: Fleet, features: Features) -> Sequence[EngineHandle]:
     return own
 
 
-def _seconds(engine: EngineHandle, features: Features, known_tokens: int) -> float:
-    """How long the engine would have been at it, among what else it had to do."""
-    [(prefill, decode)] = rates_of([engine])
+def _seconds(
+    engine: EngineHandle, fleet: Sequence[EngineHandle], features: Features, known_tokens: int
+) -> float:
+    """How long the engine, one of `fleet`, would have been at it, among what else it had."""
+    prefill, decode = rates_of(fleet)[list(fleet).index(engine)]
     reading = max(features.prompt_tokens - known_tokens, 1) / prefill
     return reading + features.output_tokens * max(engine.in_flight, 1) / decode
 
