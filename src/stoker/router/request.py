@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +22,15 @@ DEFAULT_MAX_TOKENS = 256
 
 _STORED = b"/v1/responses/"
 _MULTIPART_MODEL = re.compile(rb'name="model"\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]{1,512})\r\n')
+
+
+_id_prefix = f"req-{os.urandom(6).hex()}".encode()
+_id_numbers = itertools.count(1)
+
+
+def new_request_id() -> bytes:
+    """An id that no other request has, of this process or another."""
+    return b"%b%08x" % (_id_prefix, next(_id_numbers))
 
 
 class Urgency(IntEnum):

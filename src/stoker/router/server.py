@@ -7,8 +7,9 @@ import contextlib
 import logging
 from collections.abc import Callable, Sequence
 
-from stoker.api.errors import ApiError
-from stoker.router import xgen
+from stoker.api.errors import ApiError, method_not_allowed
+from stoker.router import batch_route, xgen
+from stoker.router.batch_handler import BatchHandler
 from stoker.router.config import Config
 from stoker.router.control import Control
 from stoker.router.dispatcher import Dispatcher
@@ -33,6 +34,8 @@ class RouterServer:
         self.dispatcher = Dispatcher(config, POLICIES[config.router.policy](), self.loop)
         self.connections: set[ClientConnection] = set()
         self._control = Control(self.dispatcher, self.connections.__len__)
+        self._batches = BatchHandler(self.dispatcher)
+        self._services = xgen.PATHS | {batch_route.PATH}
         self._prober = Prober(self.dispatcher)
         self._tasks: list[asyncio.Task[None]] = []
         self._server: asyncio.Server | None = None
@@ -143,17 +146,22 @@ class RouterServer:
             ]
             connection.respond(reply.status, headers, reply.body)
             return None
-        if request.path in xgen.PATHS:
-            return self._generate(request, connection)
-        return self.dispatcher.submit(request, connection)
-
-    def _generate(self, request: Request, connection: ClientConnection) -> Work | None:
+        if request.path not in self._services:
+            return self.dispatcher.submit(request, connection)
         try:
-            return xgen.generate(request, connection, self.dispatcher)
+            return self._serve(request, connection)
         except ApiError as error:
             headers = error_headers(error) + own_headers(request.id, "refused")
             connection.respond(error.status, headers, error.body())
             return None
+
+    def _serve(self, request: Request, connection: ClientConnection) -> Work | None:
+        """One of the services made of several requests or of other words."""
+        if request.method != b"POST":
+            raise method_not_allowed(request.method.decode(), request.path.decode(), "POST")
+        if request.path == batch_route.PATH:
+            return batch_route.BatchWork(request, connection, self._batches)
+        return xgen.generate(request, connection, self.dispatcher)
 
     async def _sweep(self) -> None:
         """Close the connections of clients that are idle or too slow."""
