@@ -2,7 +2,7 @@
 
 `source` checks what a request asks for and writes it in the notation of llguidance; `backend`
 compiles that once and keeps it; `matcher` follows one answer through it, and `mask_pool` computes
-the masks of the next step in the background. `gbnf` and `gbnf_to_lark` read llama.cpp's grammars.
+the masks of the next step while the model runs. `gbnf` and `gbnf_to_lark` read llama.cpp's grammars.
 """
 
 from stoker.engine.structured.backend import GrammarBackend
