@@ -71,7 +71,9 @@ class ChatMessage(WireModel):
         return self.model_dump(exclude_none=True)
 
 
-class ChatCompletionRequest(GenerationFields):
+class ChatFields(GenerationFields):
+    """What a chat request has beside its messages."""
+
     unsupported: ClassVar[dict[str, tuple[Any, ...]]] = _UNSUPPORTED | {
         "functions": ([],),
         "function_call": ("auto", "none"),
@@ -81,7 +83,6 @@ class ChatCompletionRequest(GenerationFields):
         "echo": (False,),
     }
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
     max_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
     logprobs: bool | None = None
@@ -96,22 +97,16 @@ class ChatCompletionRequest(GenerationFields):
     """False: one call per answer at most."""
 
     @model_validator(mode="after")
-    def _check_chat(self) -> ChatCompletionRequest:
+    def _check_chat(self) -> ChatFields:
         if self.top_logprobs and not self.logprobs:
             raise InvalidRequest(
                 "'top_logprobs' needs 'logprobs' to be true.", param="top_logprobs"
             )
-        if self.continue_final_message:
-            if self.add_generation_prompt:
-                raise InvalidRequest(
-                    "'continue_final_message' and 'add_generation_prompt' exclude each other.",
-                    param="continue_final_message",
-                )
-            if self.messages[-1].role != "assistant":
-                raise InvalidRequest(
-                    "'continue_final_message' needs a last message of role 'assistant'.",
-                    param="continue_final_message",
-                )
+        if self.continue_final_message and self.add_generation_prompt:
+            raise InvalidRequest(
+                "'continue_final_message' and 'add_generation_prompt' exclude each other.",
+                param="continue_final_message",
+            )
         return self
 
     @property
@@ -124,6 +119,21 @@ class ChatCompletionRequest(GenerationFields):
     def num_logprobs(self) -> int | None:
         """How many alternatives to report for each token; None for no log-probabilities."""
         return (self.top_logprobs or 0) if self.logprobs else None
+
+
+class ChatCompletionRequest(ChatFields):
+    """A conversation to be answered."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _check_last(self) -> ChatCompletionRequest:
+        if self.continue_final_message and self.messages[-1].role != "assistant":
+            raise InvalidRequest(
+                "'continue_final_message' needs a last message of role 'assistant'.",
+                param="continue_final_message",
+            )
+        return self
 
 
 TokenIds = Annotated[list[Annotated[int, Field(ge=0, le=2**31 - 1)]], Field(min_length=1)]

@@ -12,44 +12,28 @@ from stoker.api.openai import (
     ChatCompletionChunk,
     ChatCompletionRequest,
 )
-from stoker.api.sse import ChunkWriter, json_string
+from stoker.api.sse import DONE, ChunkWriter, json_string
 from stoker.api.tool_calls import merge
 from stoker.engine.outputs import CompletionOutput, RequestOutput
-from stoker.errors import InvalidRequest
-from stoker.model.template import ChatTemplate
 from stoker.model.tokenizer import Tokenizer
 from stoker.server.answer import (
     AnswerParser,
     AnswerReader,
     delta_json,
     finish_reason,
-    marks_for,
 )
-from stoker.server.constraint import constraint
+from stoker.server.conversation import prepare_chat, submit_chats
 from stoker.server.generation import (
     UsageCount,
     check_ended,
-    constrain,
-    encode,
     finished_outputs,
     new_id,
-    submit,
 )
 from stoker.server.logprobs import chat_logprobs, prompt_logprobs
 from stoker.server.openapi import describe
-from stoker.server.params import sampling_params
 from stoker.server.parse import parse_body
-from stoker.server.render import render_messages
 from stoker.server.state import state_of
-from stoker.server.stream import EventStream
-from stoker.server.tools import (
-    ToolUse,
-    describe_tools,
-    format_for,
-    in_words,
-    knows_tools,
-    tool_use,
-)
+from stoker.server.stream import Encoder, EventStream
 
 router = APIRouter(tags=["chat"])
 
@@ -65,41 +49,17 @@ async def create_chat_completion(http: Request) -> Response:
     request = await parse_body(http, ChatCompletionRequest)
     name = state.check_name(request.model)
     config = state.config
-    params = sampling_params(
-        request,
-        max_tokens=request.token_limit,
-        logprobs=request.num_logprobs,
-        sampling_mode=config.sampling_mode,
-    )
-    tools = tool_use(request, format_for(model.template, config.tool_call_parser))
-    text = _render(request, model.template, tools)
-    marks = marks_for(model.template, config.reasoning_parser)
-    reader = AnswerReader(tools, marks, is_open=marks is not None and marks.opened_by(text))
-    if reader.shows_special_tokens(model.tokenizer):
-        params.skip_special_tokens = False
-    await constrain(
-        model,
-        params,
-        constraint(request, model.tokenizer, tools=tools, marks=marks, prompt=text),
-    )
-    prompt = await encode(model.tokenizer, text, add_special_tokens=False)
-    answer_id = new_id("chatcmpl")
+    chat = await prepare_chat(model, config, request)
+    answer_id = new_id("chatcmpl-")
     created = int(time.time())
-    try:
-        streams = submit(model, answer_id, [prompt], params, priority=request.priority or 0)
-    except InvalidRequest as error:
-        if error.param == "prompt":
-            error.param = "messages"
-        elif error.param == "max_tokens" and request.max_completion_tokens is not None:
-            error.param = "max_completion_tokens"
-        raise
+    streams = submit_chats(model, answer_id, [chat], request)
     if request.stream:
         encoder = ChatEncoder(
             ChunkWriter(
                 answer_id=answer_id, kind="chat.completion.chunk", created=created, model=name
             ),
             model.tokenizer,
-            reader,
+            chat.reader,
             num_logprobs=request.num_logprobs,
             include_usage=request.include_usage or config.force_include_usage,
             continuous_usage=request.continuous_usage,
@@ -118,7 +78,7 @@ async def create_chat_completion(http: Request) -> Response:
         created=created,
         model=name,
         choices=[
-            _choice(choice, reader, request.num_logprobs, model.tokenizer)
+            chat_choice(choice, chat.reader, request.num_logprobs, model.tokenizer)
             for choice in output.outputs
         ],
         usage=usage.usage(),
@@ -127,28 +87,10 @@ async def create_chat_completion(http: Request) -> Response:
     return Response(answer.model_dump_json(), media_type="application/json")
 
 
-def _render(request: ChatCompletionRequest, template: ChatTemplate, tools: ToolUse | None) -> str:
-    """The prompt: the conversation, and the tools that may be called."""
-    described = describe_tools(request) if tools is not None else []
-    messages = request.messages
-    if not knows_tools(template):
-        messages, described = in_words(messages, described), []
-    begin_answer = request.add_generation_prompt
-    if begin_answer is None:
-        begin_answer = not request.continue_final_message
-    return render_messages(
-        template,
-        messages,
-        add_generation_prompt=begin_answer,
-        continue_final_message=bool(request.continue_final_message),
-        tools=described or None,
-        variables=request.chat_template_kwargs,
-    )
-
-
-def _choice(
+def chat_choice(
     choice: CompletionOutput, reader: AnswerReader, num_logprobs: int | None, tokenizer: Tokenizer
 ) -> ChatChoice:
+    """A whole answer as the choice that it is."""
     logprobs = None
     if num_logprobs is not None:
         logprobs = chat_logprobs(choice.logprobs or [], num_logprobs, tokenizer)
@@ -162,7 +104,7 @@ def _choice(
     )
 
 
-class ChatEncoder:
+class ChatEncoder(Encoder):
     """Outputs as chat chunks: the role first, then pieces of text, then why it ended."""
 
     def __init__(
@@ -230,8 +172,8 @@ class ChatEncoder:
 
     def end(self) -> bytes:
         if not self._include_usage:
-            return b""
-        return self._chunk("", self._usage.usage().model_dump_json()).encode()
+            return DONE
+        return self._chunk("", self._usage.usage().model_dump_json()).encode() + DONE
 
     def _logprobs(self, choice: CompletionOutput) -> str:
         if self._num_logprobs is None:

@@ -1,10 +1,11 @@
-"""What chat and text completions do alike: submit, wait, count, and judge how it ended."""
+"""What all routes that generate do alike: submit, wait, count, and judge how it ended."""
 
 from __future__ import annotations
 
 import asyncio
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import cast
 
 from starlette.types import Receive
@@ -30,7 +31,7 @@ async def encode(tokenizer: Tokenizer, text: str, *, add_special_tokens: bool) -
 
 
 def new_id(prefix: str) -> str:
-    return f"{prefix}-{uuid.uuid4().hex}"
+    return f"{prefix}{uuid.uuid4().hex}"
 
 
 async def constrain(
@@ -46,11 +47,18 @@ async def constrain(
         await asyncio.to_thread(model.engine.engine.prepare, params)
 
 
+@dataclass(frozen=True, slots=True)
+class EnginePrompt:
+    """What the engine is asked to continue, and how."""
+
+    token_ids: Sequence[int]
+    params: SamplingParams
+
+
 def submit(
     model: ServedModel,
     answer_id: str,
-    prompts: Sequence[Sequence[int]],
-    params: SamplingParams,
+    prompts: Sequence[EnginePrompt],
     *,
     priority: int,
 ) -> list[RequestStream]:
@@ -63,7 +71,9 @@ def submit(
         for index, prompt in enumerate(prompts):
             request_id = answer_id if len(prompts) == 1 else f"{answer_id}-{index}"
             streams.append(
-                model.engine.generate(prompt, params, request_id=request_id, priority=priority)
+                model.engine.generate(
+                    prompt.token_ids, prompt.params, request_id=request_id, priority=priority
+                )
             )
     except BaseException:
         for stream in streams:
