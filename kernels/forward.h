@@ -53,6 +53,8 @@ class Forward {
           const AttentionShape& shape, Isa isa, const WorkspaceLimits& limits, ThreadPool& pool);
   ~Forward();
 
+  size_t workspace_bytes() const { return space_.bytes; }
+
   // Computes a step that `check` has passed.
   void run(const Batch& batch, StepOutput& output);
 

@@ -5,8 +5,7 @@
 namespace stoker {
 
 KVCache::KVCache(const AttentionShape& shape, int layers, int kv_heads, int64_t blocks)
-    : layers_(layers),
-      blocks_(blocks),
+    : blocks_(blocks),
       head_bytes_(shape.head_bytes),
       block_stride_(shape.head_bytes * kv_heads),
       memory_(block_stride_ * layers * blocks) {}

@@ -14,9 +14,6 @@ class KVCache {
   // Memory is reserved, and zero until written; pages become resident as blocks are used.
   KVCache(const AttentionShape& shape, int layers, int kv_heads, int64_t blocks);
 
-  int64_t blocks() const { return blocks_; }
-  // Bytes of one block, all layers together.
-  size_t block_bytes() const { return block_stride_ * layers_; }
   size_t block_stride() const { return block_stride_; }
 
   // K of `head` in block 0 of `layer`; other blocks follow at block_stride.
@@ -29,7 +26,6 @@ class KVCache {
   void copy(int layer, int64_t from, int64_t to) const;
 
  private:
-  int layers_;
   int64_t blocks_;
   size_t head_bytes_, block_stride_;
   Memory memory_;

@@ -17,6 +17,15 @@ AttentionShape attention_shape(const ModelConfig& c, KVType type) {
   return attention_shape(type, c.head_dim, c.group(), c.attention_scale, c.attention_softcap);
 }
 
+size_t block_bytes(const ModelConfig& config, KVType type) {
+  return attention_shape(config, type).head_bytes * config.num_kv_heads * config.num_layers();
+}
+
+size_t workspace_bytes(const ModelConfig& config, KVType type, const WorkspaceLimits& limits) {
+  check(config);
+  return Workspace(config, attention_shape(config, type), limits, nullptr).bytes;
+}
+
 Model::Model(ModelConfig config, const ModelOptions& options)
     : config_(checked(std::move(config))),
       options_(options),

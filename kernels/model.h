@@ -24,6 +24,8 @@ class Model {
   const ModelOptions& options() const { return options_; }
   ModelWeights& weights() { return weights_; }
   ThreadPool& pool() { return pool_; }
+  // 0 before finish_loading.
+  size_t workspace_bytes() const { return forward_ ? forward_->workspace_bytes() : 0; }
 
   // To be called once, when the weights are loaded, before the first step.
   void finish_loading();
@@ -41,5 +43,10 @@ class Model {
 };
 
 AttentionShape attention_shape(const ModelConfig& config, KVType type);
+
+// Bytes of one block of the cache, all layers together.
+size_t block_bytes(const ModelConfig& config, KVType type);
+// Bytes of the memory that steps work in.
+size_t workspace_bytes(const ModelConfig& config, KVType type, const WorkspaceLimits& limits);
 
 }  // namespace stoker

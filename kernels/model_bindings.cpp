@@ -80,24 +80,43 @@ void make_model(Model* model, nb::handle spec, int64_t num_blocks, const std::st
                                         .isa = isa_from(isa)});
 }
 
-void load_matrix(Model& model, const std::string& name, const Rows& data,
-                 const std::string& type_name, int64_t cols,
-                 const std::optional<std::string>& wanted) {
+struct Formats {
+  TensorType type;
+  WeightFormat format;
+};
+
+Formats formats_from(const std::string& type_name, const std::optional<std::string>& wanted) {
   const auto type = tensor_type_from_name(type_name);
   if (!type) throw std::invalid_argument("unknown tensor type '" + type_name + "'");
   const auto format = wanted ? format_from_name(*wanted) : natural_format(*type);
   if (!format)
     throw std::invalid_argument("unknown weight format '" + *wanted +
                                 "'; expected q4, q8 or bf16");
-  const size_t row_bytes = encoded_row_bytes(*type, cols);
+  return {*type, *format};
+}
+
+void load_matrix(Model& model, const std::string& name, const Rows& data,
+                 const std::string& type_name, int64_t cols,
+                 const std::optional<std::string>& wanted) {
+  const auto [type, format] = formats_from(type_name, wanted);
+  const size_t row_bytes = encoded_row_bytes(type, cols);
   if (data.shape(1) != row_bytes || data.stride(1) != 1 || data.stride(0) < 0)
     throw std::invalid_argument(name + ": " + type_name + " rows of " + std::to_string(cols) +
                                 " columns are " + std::to_string(row_bytes) +
                                 " contiguous bytes; got " + std::to_string(data.shape(1)));
-  const EncodedMatrix source{data.data(), *type, static_cast<int64_t>(data.shape(0)), cols,
+  const EncodedMatrix source{data.data(), type, static_cast<int64_t>(data.shape(0)), cols,
                              static_cast<size_t>(data.stride(0))};
   nb::gil_scoped_release release;
-  model.weights().load_matrix(name, source, *format, model.pool());
+  model.weights().load_matrix(name, source, format, model.pool());
+}
+
+// What packing would take; the memory is only reserved, and given back.
+nb::tuple packed_size(const std::string& type_name, int64_t rows, int64_t cols,
+                      const std::optional<std::string>& wanted) {
+  const auto [type, format] = formats_from(type_name, wanted);
+  const EncodedMatrix source{nullptr, type, rows, cols, encoded_row_bytes(type, cols)};
+  return nb::make_tuple(allocate_packed(source, format).nbytes(),
+                        std::string(format_name(format)));
 }
 
 nb::dict seconds(const Timings& timings) {
@@ -144,6 +163,26 @@ nb::tuple run(Model& model, nb::handle python_batch, bool measure) {
 }  // namespace
 
 void bind_model(nb::module_& m) {
+  m.def("packed_size", &packed_size, nb::arg("type"), nb::arg("rows"), nb::arg("cols"),
+        nb::arg("format") = nb::none(), "(bytes, format) of a matrix when it is packed.");
+  m.def("block_bytes",
+        [](nb::handle spec, const std::string& kv_dtype) {
+          return block_bytes(config_from(spec), kv_type_from(kv_dtype));
+        }, nb::arg("spec"), nb::arg("kv_dtype"),
+        "Bytes of one block of 16 tokens of the cache, all layers together.");
+  m.def("workspace_bytes",
+        [](nb::handle spec, const std::string& kv_dtype, int max_num_batched_tokens,
+           int max_num_seqs, int threads, bool int8, bool bf16) {
+          return workspace_bytes(config_from(spec), kv_type_from(kv_dtype),
+                                 {.max_tokens = max_num_batched_tokens,
+                                  .max_sequences = max_num_seqs,
+                                  .threads = threads,
+                                  .int8 = int8,
+                                  .bf16 = bf16});
+        }, nb::arg("spec"), nb::arg("kv_dtype"), nb::arg("max_num_batched_tokens"),
+        nb::arg("max_num_seqs"), nb::arg("threads"), nb::arg("int8"), nb::arg("bf16"),
+        "Bytes that steps work in; int8 and bf16 are the kinds of activations that the weights "
+        "need.");
   nb::class_<Model>(m, "Model", "A model's weights, paged cache and threads.")
       .def("__init__", &make_model, nb::arg("spec"), nb::arg("num_blocks"), nb::arg("kv_dtype"),
            nb::arg("max_num_batched_tokens"), nb::arg("max_num_seqs"), nb::arg("threads"),
@@ -155,6 +194,7 @@ void bind_model(nb::module_& m) {
              model.weights().load_vector(name, values.data(), values.shape(0));
            }, nb::arg("name"), nb::arg("values"))
       .def("finish_loading", &Model::finish_loading)
+      .def_prop_ro("workspace_bytes", &Model::workspace_bytes)
       .def_prop_ro("weight_bytes", [](Model& model) { return model.weights().nbytes(); })
       .def("run", &run, nb::arg("batch"), nb::arg("measure"),
            "Compute a step: (token ids, log-probabilities of samples and of scores as (logprobs, "

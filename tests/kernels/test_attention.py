@@ -1,4 +1,4 @@
-"""Paged attention: against NumPy, and bit for bit whatever the chunks, splits and instruction set."""
+"""Paged attention: against NumPy, and bit for bit on any instruction set, chunked or split."""
 
 from __future__ import annotations
 
@@ -79,7 +79,8 @@ class Case:
         weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
         weights /= weights.sum(axis=-1, keepdims=True)
         out = np.einsum("qhgk,khd->qhgd", weights, v.astype(np.float64))
-        return out.reshape(queries, heads, dim).astype(np.float32)
+        result: Float32Array = out.reshape(queries, heads, dim).astype(np.float32)
+        return result
 
 
 def bfloat16(x: Float32Array) -> Float32Array:

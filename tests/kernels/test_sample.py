@@ -46,7 +46,7 @@ def repeated(row: Float32Array, count: int) -> Float32Array:
     return np.ascontiguousarray(np.broadcast_to(row, (count, row.shape[-1])))
 
 
-FILTERS = [
+FILTERS: list[dict[str, Any]] = [
     {},
     {"top_k": 1},
     {"top_k": 7},
@@ -65,7 +65,7 @@ FILTERS = [
 @pytest.mark.parametrize("vocab", VOCABULARIES)
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 20.0])
 def test_draws_as_the_reference_does(
-    vocab: int, temperature: float, filters: dict[str, float]
+    vocab: int, temperature: float, filters: dict[str, Any]
 ) -> None:
     logits = repeated(logits_of(vocab), 40)
     samples = rows(40, temperature=temperature, **filters)
@@ -77,7 +77,7 @@ def test_draws_as_the_reference_does(
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("filters", FILTERS, ids=str)
-def test_every_instruction_set_draws_the_same(isa: str, filters: dict[str, float]) -> None:
+def test_every_instruction_set_draws_the_same(isa: str, filters: dict[str, Any]) -> None:
     logits = logits_of(3001, 60)
     samples = rows(60, temperature=0.8, **filters)
     np.testing.assert_array_equal(

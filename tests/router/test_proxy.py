@@ -115,7 +115,7 @@ async def test_the_last_error_is_passed_on_when_all_fail(fleet: Fleet) -> None:
     response = await fleet.post()
     assert response.status_code == 500
     assert response.json()["error"]["message"] == "fake 500"
-    assert [len(engine.seen) for engine in fleet.engines] == [1, 1]
+    assert [len(engine.seen) for engine in fleet.engines] == [2, 2]
 
 
 async def test_a_400_is_the_clients_own_and_not_tried_again(fleet: Fleet) -> None:

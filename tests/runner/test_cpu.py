@@ -33,9 +33,9 @@ from tests.runner.steps import (
 )
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-CHECKPOINTS = sorted(
-    path.name for path in GOLDEN.iterdir() if path.is_dir() or path.suffix == ".gguf"
-)
+NAMES = sorted(path.stem for path in GOLDEN.glob("*.npz"))
+CHECKPOINTS = [f"{name}{end}" for name in NAMES for end in ("", ".gguf")]
+CHECKPOINTS = [checkpoint for checkpoint in CHECKPOINTS if (GOLDEN / checkpoint).exists()]
 LONGROPE_ORIGINAL = 16
 ISAS = _kernels.available_isas()
 BLOCKS = 96
@@ -421,12 +421,12 @@ class TestRefusals:
             model.run(step)
 
     def test_too_many_sequences(self, model: CPURunner) -> None:
-        with pytest.raises(ValueError, match="number of sequences is 3; expected 1 to .*, 2"):
+        with pytest.raises(ValueError, match=r"sequences is 3; expected 1 to .*, 2"):
             model.run(batch(*((ids(1), 0, ids(i)) for i in range(3))))
 
     def test_positions_past_the_learned_ones(self) -> None:
         model = runner(spec(learned_positions=True, max_position=20))
-        with pytest.raises(ValueError, match="length of sequence 0 is 21; expected at most .* 20"):
+        with pytest.raises(ValueError, match=r"sequence 0 is 21; expected at most .* 20"):
             model.run(batch((tokens(21), 0, ids(0, 1))))
 
     @settings(max_examples=200, deadline=None)
@@ -454,12 +454,13 @@ class TestRefusals:
             block_copies=array(data.draw(sizes), 2),
             embed_rows=array(data.draw(sizes)),
         )
+        refusal, drawn = "", ids()
         try:
-            result = model.run(step)
+            drawn = model.run(step).token_ids
         except ValueError as error:
-            assert str(error).startswith("batch: ")
-        else:
-            assert ((result.token_ids >= -1) & (result.token_ids < 131)).all()
+            refusal = str(error)
+        assert refusal.startswith("batch: ") if refusal else len(drawn) == samples
+        assert ((drawn >= -1) & (drawn < 131)).all()
 
 
 class TestLoading:

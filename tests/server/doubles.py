@@ -37,6 +37,8 @@ SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 END = 258
 """The id of `<|im_end|>`."""
 VOCABULARY = 259
+BROKEN = ord("!")
+"""After this token the numbers are not finite."""
 
 
 def byte_tokenizer(template: str = CHATML) -> Tokenizer:
@@ -99,6 +101,7 @@ class LetterRunner:
             if extras is not None and extras.allowed_mask is not None:
                 said = int(tokens[row]) if self.answer is not None else -1
                 tokens[row] = _allowed(extras.allowed_mask, said, int(mixed[row]))
+        tokens[last == BROKEN] = -1
         scores = None
         if batch.score is not None:
             scores = _table(batch.score.targets, batch.score.num_logprobs)

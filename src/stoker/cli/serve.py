@@ -196,6 +196,7 @@ def serve(
     began = time.perf_counter()
     from stoker.engine.config import EngineConfig
     from stoker.server.config import ServerConfig
+    from stoker.server.keys import KeyRing
     from stoker.server.listen import bind
     from stoker.telemetry.logging import setup_logging
 
@@ -224,8 +225,6 @@ def serve(
     names = tuple(served_model_name or [model.removeprefix("hf:")])
     server_config = ServerConfig(
         served_names=names,
-        api_keys=tuple(api_key or ()),
-        api_key_file=api_key_file,
         cors_origins=tuple(allowed_origins or ()),
         max_body_bytes=max_body_bytes,
         request_timeout=request_timeout,
@@ -236,6 +235,7 @@ def serve(
         force_include_usage=enable_force_include_usage,
         log_requests=log_requests,
     )
+    keys = KeyRing(api_key or (), api_key_file)
     template = _read_template(chat_template)
     listener = bind(host, port)
 
@@ -266,10 +266,10 @@ def serve(
 
     url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
     run(
-        create_app(server_config, loading.result),
+        create_app(server_config, keys, loading.result),
         listener,
         drain_timeout=drain_timeout,
-        on_ready=lambda: _greet(names[0], url, bool(server_config.api_keys), began),
+        on_ready=lambda: _greet(names[0], url, keys.required, began),
     )
 
 

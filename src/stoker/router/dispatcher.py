@@ -137,8 +137,13 @@ class Dispatcher:
         room.
         """
         now = self.loop.time()
-        engines = [engine for engine in self._serving(exchange.features) if engine.usable(now)]
+        serving = self._serving(exchange.features)
         failed_on = exchange.failed_on
+        if not failed_on:
+            engines = [engine for engine in serving if engine.ready(now)]
+            if engines:
+                return engines
+        engines = [engine for engine in serving if engine.usable(now)]
         if failed_on:
             engines = [engine for engine in engines if engine not in failed_on] or engines
         engines = [engine for engine in engines if engine.trusted(now)] or engines
@@ -222,9 +227,7 @@ class Dispatcher:
         """Whether an engine other than the present one could take the exchange."""
         now = self.loop.time()
         return any(
-            engine is not exchange.engine
-            and engine not in exchange.failed_on
-            and engine.usable(now)
+            engine is not exchange.engine and engine.usable(now)
             for engine in self._serving(exchange.features)
         )
 
@@ -270,6 +273,12 @@ class Dispatcher:
         engine.down_since = self.loop.time()
         for exchange in [one for one in self.active if one.engine is engine]:
             exchange.engine_down()
+
+    def engine_exited(self, name: str, reason: str) -> None:
+        """The engine's process, one of ours, has ended."""
+        engine = self.fleet.engines[name]
+        if engine.health.down(reason):
+            self.engine_down(engine)
 
     def left_engine(self, exchange: Exchange) -> None:
         """The exchange gave its place on an engine back."""

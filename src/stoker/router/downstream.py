@@ -105,7 +105,7 @@ class ClientConnection(asyncio.Protocol):
         try:
             self._feed(data)
             if self._in_head and self._begun == whole:
-                self._count_head(len(data))  # no callback sees a field without an end
+                self._count_head(len(data))
         except ApiError as error:
             self._bad(error)
         self._next()
@@ -156,10 +156,8 @@ class ClientConnection(asyncio.Protocol):
 
     def on_url(self, url: bytes) -> None:
         self._target += url
-        self._count_head(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._count_head(len(name) + len(value))
         self._headers.append((name.lower(), value))
 
     def _count_head(self, size: int) -> None:

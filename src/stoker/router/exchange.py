@@ -200,7 +200,7 @@ class Exchange:
         else:
             engine.breaker.succeeded()
         if head.status in RETRYABLE:
-            wait = retry_after_seconds(dict(head.headers))
+            wait = retry_after_seconds(head.fields)
             if wait is not None:
                 engine.hold_off(self._dispatcher.loop.time() + wait)
             if self._dispatcher.has_other(self) and self._may_repeat():
@@ -228,7 +228,7 @@ class Exchange:
         if self._lease is not None:
             self._lease.prefilled()
         self.state = State.STREAMING
-        self.responder.start(head.status, self._answer_headers(head), content_length(head.headers))
+        self.responder.start(head.status, self._answer_headers(head), content_length(head))
         self._last = held = b"".join(self._held)
         self._held.clear()
         self.responder.write(held)

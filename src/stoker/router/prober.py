@@ -18,11 +18,26 @@ log = logging.getLogger(__name__)
 
 # A probe out of turn, asked for by a failed request, comes no sooner than this after the last.
 _SOONEST_S = 0.2
+# An engine that is down is probed this often, to be used as soon as it is there.
+_WHILE_DOWN_S = 0.5
+
+
+class _Meta(msgspec.Struct):
+    n_ctx: int | None = None
 
 
 class _Model(msgspec.Struct):
+    """A model's card: vLLM's and ours have `max_model_len`, llama.cpp's `meta.n_ctx`."""
+
     id: str
     max_model_len: int | None = None
+    meta: _Meta | None = None
+
+    @property
+    def context(self) -> int | None:
+        if self.max_model_len is None and self.meta is not None:
+            return self.meta.n_ctx
+        return self.max_model_len
 
 
 class _ModelList(msgspec.Struct):
@@ -66,8 +81,11 @@ class Prober:
             await self.probe(engine)
             self._first_round[engine].set()
             await asyncio.sleep(min(_SOONEST_S, self._config.interval))
+            interval = self._config.interval
+            if not engine.health.healthy:
+                interval = min(interval, _WHILE_DOWN_S)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, self._config.interval - _SOONEST_S)):
+                async with asyncio.timeout(max(0.0, interval - _SOONEST_S)):
                     await wake.wait()
 
     async def probe(self, engine: EngineHandle) -> None:
@@ -92,7 +110,7 @@ class Prober:
             listed = _models_decoder.decode(await self._get(engine, "/v1/models"))
         except msgspec.MsgspecError as error:
             raise UpstreamFailure(f"/v1/models is not a list of models ({error})") from None
-        lengths = {model.id: model.max_model_len for model in listed.data}
+        lengths = {model.id: model.context for model in listed.data}
         names = engine.declared_models or {name: name for name in lengths}
         if not names:
             raise UpstreamFailure("it serves no model")

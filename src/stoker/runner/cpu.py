@@ -10,14 +10,21 @@ from stoker.model.weights.base import Weights
 from stoker.model.weights.names import weight_shapes
 from stoker.runner.base import Batch, CacheConfig, StepResult, TopLogprobs
 
+WeightFormat = Literal["q4", "q8", "bf16"]
+
 BLOCK_SIZE = 16
 """Tokens in a block of the cache; the kernels' layout is made for it."""
 
-WeightFormat = Literal["q4", "q8", "bf16"]
-
 
 class CPURunner:
-    """A `ModelRunner` on packed weights, a paged native cache and a pool of threads."""
+    """A `ModelRunner` on packed weights, a paged native cache and a pool of threads.
+
+    `threads` is by default the number of processors this process may use, `isa` the best
+    instruction set here. `weight_format` packs all matrices alike; by default each keeps what
+    its file has, as nearly as it can (4-bit, 8-bit or bfloat16).
+
+    Raises `ValueError` for a model that cannot run, or weights that are not the model's.
+    """
 
     def __init__(
         self,
@@ -45,23 +52,31 @@ class CPURunner:
             kv_dtype=cache.dtype,
             max_num_batched_tokens=max_num_batched_tokens,
             max_num_seqs=max_num_seqs,
-            threads=threads or _kernels.available_cpus(),
+            threads=threads or default_threads(),
             isa=isa or _kernels.available_isas()[-1],
         )
         for name, shape in weight_shapes(spec).items():
             tensor = weights[name]
-            if len(shape) == 2 and name != "positions.weight":
+            if is_matrix(name, shape):
                 model.load_matrix(name, tensor.data, tensor.type, shape[1], weight_format)
             else:
                 model.load_vector(name, tensor.dequantize().reshape(-1))
         model.finish_loading()
         self._model: _kernels.Model | None = model
 
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the packed weights."""
+        return self._open_model().weight_bytes
+
+    @property
+    def workspace_bytes(self) -> int:
+        """Bytes that steps work in."""
+        return self._open_model().workspace_bytes
+
     def run(self, batch: Batch) -> StepResult:
         """Compute one step; see `ModelRunner.run`. Raises `ValueError` for a malformed batch."""
-        if self._model is None:
-            raise RuntimeError("the runner is closed")
-        tokens, samples, scores, embeddings, seconds = self._model.run(batch, self.measure)
+        tokens, samples, scores, embeddings, seconds = self._open_model().run(batch, self.measure)
         return StepResult(
             token_ids=tokens,
             logprobs=None if samples is None else TopLogprobs(*samples),
@@ -73,3 +88,18 @@ class CPURunner:
     def close(self) -> None:
         """Free the weights and the cache, and end the threads."""
         self._model = None
+
+    def _open_model(self) -> _kernels.Model:
+        if self._model is None:
+            raise RuntimeError("the runner is closed")
+        return self._model
+
+
+def is_matrix(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a weight is multiplied with, and so packed; the others are kept in float32."""
+    return len(shape) == 2 and name != "positions.weight"
+
+
+def default_threads() -> int:
+    """Processors this process may use: its affinity, cut by its container's limit."""
+    return _kernels.available_cpus()

@@ -41,7 +41,7 @@ LoadModel = Callable[[], ServedModel]
 """Loads the model; called in a thread, while the server already answers (with 503)."""
 
 
-def create_app(config: ServerConfig, load: LoadModel) -> FastAPI:
+def create_app(config: ServerConfig, keys: KeyRing, load: LoadModel) -> FastAPI:
     """An application that answers for the model that `load` brings."""
     state = ServerState(config)
 
@@ -75,11 +75,7 @@ def create_app(config: ServerConfig, load: LoadModel) -> FastAPI:
     ):
         app.include_router(module.router)
     _handle_errors(app)
-    app.add_middleware(
-        Gate,
-        state=state,
-        keys=KeyRing(config.api_keys, config.api_key_file),
-    )
+    app.add_middleware(Gate, state=state, keys=keys)
     if config.cors_origins:
         app.add_middleware(
             CORSMiddleware,

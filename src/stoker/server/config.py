@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
 
 from stoker.api.reasoning import MARKS
 from stoker.api.sampling_presets import PRESETS
@@ -18,9 +17,6 @@ class ServerConfig:
 
     served_names: tuple[str, ...]
     """Names that requests may give as `model`; answers carry the first."""
-    api_keys: tuple[str, ...] = ()
-    api_key_file: Path | None = None
-    """One key a line, `#` begins a comment; read again when it changes."""
     cors_origins: tuple[str, ...] = ()
     max_body_bytes: int = 32 * 2**20
     request_timeout: float | None = None

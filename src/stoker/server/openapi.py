@@ -48,12 +48,15 @@ def describe(
     success: dict[str, Any] = {"model": response, "description": "The answer."}
     if chunk is not None:
         _MODELS[chunk.__name__] = chunk
-        data = {
+        chunk_or_error = [
+            {"$ref": _REF.format(model=name)} for name in (chunk.__name__, ErrorResponse.__name__)
+        ]
+        json_data = {
             "type": "string",
-            "description": "A chunk, an error, or [DONE] at the end.",
             "contentMediaType": "application/json",
-            "contentSchema": {"$ref": _REF.format(model=chunk.__name__)},
+            "contentSchema": {"anyOf": chunk_or_error},
         }
+        data = {"anyOf": [{"const": "[DONE]"}, json_data]}
         event = {"type": "object", "required": ["data"], "properties": {"data": data}}
         success["content"] = {"text/event-stream": {"schema": event}}
     return {
