@@ -35,8 +35,8 @@ types: $(VENV)/.dev
 unit: $(VENV)/.dev model
 	$(BIN)/pytest -m "not conformance" $(PYTEST_FLAGS)
 
-conformance: $(VENV)/.dev model  ## the long checks against programs we did not write
-	$(BIN)/pytest -m conformance $(PYTEST_FLAGS)
+conformance: $(VENV)/.dev $(VENV)/.judges model  ## the long checks against programs we did not write
+	STOKER_JUDGES=$(abspath $(VENV))/judges/bin $(BIN)/pytest -m conformance $(PYTEST_FLAGS)
 
 # For the environment that is active: builds incrementally and leaves the module in src/stoker.
 kernels:  ## rebuild the kernels in place, after a change in kernels/
@@ -67,4 +67,11 @@ $(VENV)/.installed: $(VENV)/.pip pyproject.toml $(KERNEL_SOURCES)
 
 $(VENV)/.dev: $(VENV)/.installed
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pip install -q --no-build-isolation -e ".[dev]"
+	@touch $@
+
+# Programs that judge a server from outside, in an environment of their own: what they depend on
+# must not meet what we depend on.
+$(VENV)/.judges: $(VENV)/.pip
+	@$(PYTHON) -m venv $(VENV)/judges
+	@$(VENV)/judges/bin/pip install -q "schemathesis>=4.32,<5"
 	@touch $@

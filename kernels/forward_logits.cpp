@@ -66,6 +66,7 @@ void Forward::logits_and_samples(int thread, StepClock& clock) {
       for (int i = 0; i < rows; ++i)
         ops_.softcap(config_.logit_softcap, cols,
                      space_.logits + static_cast<ptrdiff_t>(i) * vocab + col);
+    if (thread == 0 && top == 0 && batch_->before_sampling) batch_->before_sampling();
     pool_.barrier(thread);
     clock.mark(&Timings::matmul);
 

@@ -132,8 +132,9 @@ FloatArray product(const Floats& x, const PackedMatrix& weights, const std::stri
 void bind_matmul(nb::module_& m) {
   nb::class_<PackedMatrix>(m, "PackedMatrix",
                            "A weight matrix [rows, cols] in the layout that the kernels stream.")
-      .def_prop_ro("format", [](const PackedMatrix& w) { return std::string(format_name(w.format())); },
-                   "'q4', 'q8' or 'bf16'")
+      .def_prop_ro(
+          "format", [](const PackedMatrix& w) { return std::string(format_name(w.format())); },
+          "'q4', 'q8' or 'bf16'")
       .def_prop_ro("rows", &PackedMatrix::rows)
       .def_prop_ro("cols", &PackedMatrix::cols)
       .def_prop_ro("panels", &PackedMatrix::panels, "panels of 16 rows")
@@ -143,8 +144,8 @@ void bind_matmul(nb::module_& m) {
            "Rows [begin, end) as float32, the weights exactly as the products use them.");
   m.def("pack", &pack_rows, nb::arg("data"), nb::arg("type"), nb::arg("cols"),
         nb::arg("format") = nb::none(),
-        "Pack encoded rows, uint8 [rows, bytes per row], of a tensor type such as 'Q4_0' and `cols` "
-        "columns. `format` is 'q4', 'q8' or 'bf16'; by default the one that loses least.");
+        "Pack encoded rows, uint8 [rows, bytes per row], of a tensor type such as 'Q4_0' and "
+        "`cols` columns. `format` is 'q4', 'q8' or 'bf16'; by default the one that loses least.");
   m.def("quantize_activations", &quantize, nb::arg("x"), nb::arg("isa"),
         "x, float32 [m, k], as (codes int8 [m, k padded to 32], scales [m, blocks], sums int32 "
         "[m, blocks], scales * sums).");

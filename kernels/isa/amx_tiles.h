@@ -76,8 +76,14 @@ inline void configure_tiles(const TileShapes& shapes) {
 
 inline void release_tiles() { configure_tiles({}); }
 
+// What the processor would refuse with an invalid-opcode fault.
+inline void require(bool allowed) {
+  if (!allowed) __builtin_trap();
+}
+
 template <int tile>
 inline void zero_tile() {
+  require(tiles.shapes.rows[tile] > 0);
   memset(tiles.data[tile], 0, sizeof tiles.data[tile]);
 }
 
@@ -91,13 +97,23 @@ inline void load_tile(const void* base, ptrdiff_t stride) {
 
 template <int tile>
 inline void store_tile(void* base, ptrdiff_t stride) {
+  require(tiles.shapes.rows[tile] > 0);
   for (int row = 0; row < tiles.shapes.rows[tile]; ++row)
     memcpy(static_cast<uint8_t*>(base) + row * stride, tiles.data[tile][row],
            tiles.shapes.row_bytes[tile]);
 }
 
 template <int c, int a, int b>
+inline void require_shapes() {
+  const TileShapes& shapes = tiles.shapes;
+  require(shapes.rows[c] > 0 && shapes.rows[c] == shapes.rows[a]);
+  require(shapes.row_bytes[c] == shapes.row_bytes[b]);
+  require(shapes.row_bytes[a] == 4 * shapes.rows[b]);
+}
+
+template <int c, int a, int b>
 inline void dot_bytes() {
+  require_shapes<c, a, b>();
   for (int m = 0; m < tiles.shapes.rows[c]; ++m)
     for (int n = 0; n < tiles.shapes.row_bytes[c] / 4; ++n) {
       int32_t sum;
@@ -117,6 +133,7 @@ inline float bf16_of_tile(int tile, int row, int i) {
 // Even and odd columns are summed apart, then together, then onto c.
 template <int c, int a, int b>
 inline void dot_bf16() {
+  require_shapes<c, a, b>();
   for (int m = 0; m < tiles.shapes.rows[c]; ++m)
     for (int n = 0; n < tiles.shapes.row_bytes[c] / 4; ++n) {
       float sum, parts[2] = {0, 0};

@@ -1,6 +1,7 @@
 // bf16 products with AVX-512: pairs of columns, in order, onto one float32 sum for each output.
 // With AVX512_BF16 a pair is one vdpbf16ps, otherwise two fused multiply-adds on widened values.
-// vdpbf16ps takes six cycles, so six rows by four panels keep two multipliers busy.
+// vdpbf16ps takes six cycles: eight rows by two panels keep two multipliers busy, and up to eight
+// rows the weights pass once.
 #pragma once
 
 #include "isa/tiles_avx512.h"
@@ -63,18 +64,15 @@ void bf16_tile(const MatmulArgs& args, int m, int panel, const Ahead& ahead) {
 }
 
 template <bool dot, int NR>
-constexpr Tile kBf16Tiles[kMaxTileRows] = {bf16_tile<dot, 1, NR>, bf16_tile<dot, 2, NR>,
-                                           bf16_tile<dot, 3, NR>, bf16_tile<dot, 4, NR>,
-                                           bf16_tile<dot, 5, NR>, bf16_tile<dot, 6, NR>};
-
+constexpr Tile kBf16Tiles[] = {bf16_tile<dot, 1, NR>, bf16_tile<dot, 2, NR>, bf16_tile<dot, 3, NR>,
+                               bf16_tile<dot, 4, NR>, bf16_tile<dot, 5, NR>, bf16_tile<dot, 6, NR>,
+                               bf16_tile<dot, 7, NR>, bf16_tile<dot, 8, NR>};
 template <bool dot>
-constexpr const Tile* kBf16TilesByWidth[] = {kBf16Tiles<dot, 1>, kBf16Tiles<dot, 2>,
-                                             kBf16Tiles<dot, 4>};
+constexpr const Tile* kBf16TilesByWidth[] = {kBf16Tiles<dot, 1>, kBf16Tiles<dot, 2>};
 
 template <bool dot>
 void matmul_bf16_tiles(const MatmulArgs& args) {
-  walk_tiles(args, kBf16TilesByWidth<dot>, args.m_end - args.m_begin <= 3 ? 1 : 2,
-             kMaxTileRows, 16);
+  walk_tiles(args, kBf16TilesByWidth<dot>, 1, 8, 16);
 }
 
 }  // namespace

@@ -7,25 +7,36 @@ namespace stoker::STOKER_ISA {
 
 // A product of two bf16 is exact in float32, so multiply-then-add rounds once, as fma does.
 void matmul_bf16(const MatmulArgs& args) {
-  const Activations& x = *args.x;
-  const auto* weights = reinterpret_cast<const uint16_t*>(args.codes);
-  const int pairs = args.blocks * kBlockCols / 2;
+  constexpr int kMostRows = 4;  // of x, which share the widening of the weights
+  const ptrdiff_t pairs = static_cast<ptrdiff_t>(args.blocks) * kBlockCols / 2;
   for (int panel = args.panel_begin; panel < args.panel_end; ++panel) {
-    const uint16_t* first = weights + static_cast<ptrdiff_t>(panel) * pairs * 2 * kPanelRows;
-    const int lanes =
-        args.rows - panel * kPanelRows < kPanelRows ? args.rows - panel * kPanelRows : kPanelRows;
-    for (int m = args.m_begin; m < args.m_end; ++m) {
-      const uint16_t* a = x.values + static_cast<ptrdiff_t>(m) * pairs * 2;
-      float acc[kPanelRows] = {};
-      for (int pair = 0; pair < pairs; ++pair) {
-        const uint16_t* w = first + static_cast<ptrdiff_t>(pair) * 2 * kPanelRows;
-        const float a0 = bf16_to_float(a[pair * 2]), a1 = bf16_to_float(a[pair * 2 + 1]);
+    const uint8_t* weights = args.codes + panel * pairs * 4 * kPanelRows;
+    const int rows_left = args.rows - panel * kPanelRows;
+    const int lanes = rows_left < kPanelRows ? rows_left : kPanelRows;
+    for (int m = args.m_begin, rows; m < args.m_end; m += rows) {
+      rows = args.m_end - m < kMostRows ? args.m_end - m : kMostRows;
+      const uint16_t* x = args.x->values + m * pairs * 2;
+      float acc[kMostRows][kPanelRows] = {};
+      for (ptrdiff_t pair = 0; pair < pairs; ++pair) {
+        uint32_t words[kPanelRows];
+        memcpy(words, weights + pair * sizeof words, sizeof words);
+        float first[kPanelRows], second[kPanelRows];
         for (int lane = 0; lane < kPanelRows; ++lane) {
-          acc[lane] += bf16_to_float(w[lane * 2]) * a0;
-          acc[lane] += bf16_to_float(w[lane * 2 + 1]) * a1;
+          first[lane] = float_from_bits(words[lane] << 16);
+          second[lane] = float_from_bits(words[lane] & 0xFFFF0000);
+        }
+        for (int i = 0; i < rows; ++i) {
+          const float x0 = bf16_to_float(x[i * pairs * 2 + pair * 2]);
+          const float x1 = bf16_to_float(x[i * pairs * 2 + pair * 2 + 1]);
+          for (int lane = 0; lane < kPanelRows; ++lane) {
+            const float sum = acc[i][lane] + first[lane] * x0;
+            acc[i][lane] = sum + second[lane] * x1;
+          }
         }
       }
-      memcpy(args.out + m * args.out_stride + panel * kPanelRows, acc, lanes * sizeof(float));
+      for (int i = 0; i < rows; ++i)
+        memcpy(args.out + (m + i) * args.out_stride + panel * kPanelRows, acc[i],
+               lanes * sizeof(float));
     }
   }
 }

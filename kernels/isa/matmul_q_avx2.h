@@ -1,5 +1,5 @@
-// Quantized products with AVX2, in halves of a panel (8 rows of weights to a register), and with
-// AVX-VNNI where the processor has it.
+// Quantized products with AVX2, and with AVX-VNNI where the processor has it: up to three rows of x
+// by the two halves of a panel, 8 rows of weights to a register.
 //
 // vpmaddubsw adds two products of an unsigned and a signed byte in 16 bits, and saturates. With
 // 4-bit codes a whole block fits (8 · 2 · 15 · 127 = 30 480). 8-bit codes are taken as the signed
@@ -31,23 +31,23 @@ inline __m256i load_codes(const uint8_t* p) {
   return _mm256_load_si256(reinterpret_cast<const __m256i*>(p));
 }
 
-// Adds the integer sums of one block to sum[MR][H]: 8 rows each, H halves 32 bytes apart.
-template <bool q4, bool vnni, int MR, int H>
+// Adds the integer sums of one block to those of MR rows of x and the halves of a panel.
+template <bool q4, bool vnni, int MR>
 inline void add_block(const uint8_t* codes, const ActivationBlock* x, ptrdiff_t x_stride,
-                      __m256i (&sum)[MR][H]) {
+                      __m256i (&sum)[MR][2]) {
   const __m256i ones = _mm256_set1_epi16(1), low_bits = _mm256_set1_epi8(15);
   const __m256i top_bits = _mm256_set1_epi8(-128);
   if constexpr (q4) {
-    __m256i sum16[MR][H];
+    __m256i sum16[MR][2];
     if constexpr (!vnni)
 #pragma GCC unroll 4
       for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 2
-        for (int h = 0; h < H; ++h) sum16[i][h] = _mm256_setzero_si256();
+        for (int h = 0; h < 2; ++h) sum16[i][h] = _mm256_setzero_si256();
 #pragma GCC unroll 4
     for (int quad = 0; quad < 4; ++quad) {
 #pragma GCC unroll 2
-      for (int h = 0; h < H; ++h) {
+      for (int h = 0; h < 2; ++h) {
         const __m256i both = load_codes(codes + quad * 64 + h * 32);
         const __m256i low = _mm256_and_si256(both, low_bits);
         const __m256i high = _mm256_and_si256(_mm256_srli_epi16(both, 4), low_bits);
@@ -69,13 +69,13 @@ inline void add_block(const uint8_t* codes, const ActivationBlock* x, ptrdiff_t 
 #pragma GCC unroll 4
       for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 2
-        for (int h = 0; h < H; ++h)
+        for (int h = 0; h < 2; ++h)
           sum[i][h] = _mm256_add_epi32(sum[i][h], _mm256_madd_epi16(sum16[i][h], ones));
   } else {
 #pragma GCC unroll 8
     for (int quad = 0; quad < 8; ++quad) {
 #pragma GCC unroll 2
-      for (int h = 0; h < H; ++h) {
+      for (int h = 0; h < 2; ++h) {
         const __m256i w = load_codes(codes + quad * 64 + h * 32);
         const __m256i s = _mm256_xor_si256(w, top_bits), magnitude = _mm256_abs_epi8(s);
 #pragma GCC unroll 4
@@ -93,37 +93,37 @@ inline void add_block(const uint8_t* codes, const ActivationBlock* x, ptrdiff_t 
   }
 }
 
-// H halves of a panel, the first at row `first` of the matrix; `codes`, `scales` and `min` point at
-// that row's in the panel.
-template <bool q4, bool mins, bool vnni, int MR, int H>
-void half_tile(const MatmulArgs& args, int m, const uint8_t* codes, const uint16_t* scales,
-               const uint16_t* min, int first, const Ahead& ahead) {
+template <bool q4, bool mins, bool vnni, int MR>
+void tile(const MatmulArgs& args, int m, int panel, const Ahead& ahead) {
   constexpr int kCodes = q4 ? 256 : 512;
   // What add_block computes: Σ code·a, or for q8 without VNNI Σ (code − 128)·a.
   constexpr bool kCentred = !q4 && !vnni;
   constexpr int kZeroBits = q4 ? 3 : 7;
   const ptrdiff_t blocks = args.blocks;
+  const uint8_t* codes = args.codes + panel * blocks * kCodes;
+  const uint16_t* scales = args.scales + panel * blocks * kPanelRows;
+  const uint16_t* min = mins ? args.mins + panel * blocks * kPanelRows : nullptr;
   const ActivationBlock* x = args.x->quantized + m * blocks;
-  __m256 acc[MR][H];
+  __m256 acc[MR][2];
 #pragma GCC unroll 4
   for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 2
-    for (int h = 0; h < H; ++h) acc[i][h] = _mm256_setzero_ps();
+    for (int h = 0; h < 2; ++h) acc[i][h] = _mm256_setzero_ps();
 
   for (ptrdiff_t b = 0; b < blocks; ++b) {
     fetch_codes(ahead, b);
-    __m256i sum[MR][H];
+    __m256i sum[MR][2];
 #pragma GCC unroll 4
     for (int i = 0; i < MR; ++i) {
       int start = 0;
       if constexpr (mins && kCentred) start = -x[i * blocks + b].neg_sum * (1 << kZeroBits);
       if constexpr (!mins && !kCentred) start = x[i * blocks + b].neg_sum * (1 << kZeroBits);
 #pragma GCC unroll 2
-      for (int h = 0; h < H; ++h) sum[i][h] = _mm256_set1_epi32(start);
+      for (int h = 0; h < 2; ++h) sum[i][h] = _mm256_set1_epi32(start);
     }
     add_block<q4, vnni>(codes + b * kCodes, x + b, blocks, sum);
 #pragma GCC unroll 2
-    for (int h = 0; h < H; ++h) {
+    for (int h = 0; h < 2; ++h) {
       const __m256 d = load_halfs(scales + b * kPanelRows + h * 8);
 #pragma GCC unroll 4
       for (int i = 0; i < MR; ++i) {
@@ -140,34 +140,19 @@ void half_tile(const MatmulArgs& args, int m, const uint8_t* codes, const uint16
     }
   }
 #pragma GCC unroll 2
-  for (int h = 0; h < H; ++h)
+  for (int h = 0; h < 2; ++h)
 #pragma GCC unroll 4
-    for (int i = 0; i < MR; ++i) store_half(args, m + i, first + h * 8, acc[i][h]);
-}
-
-template <bool q4, bool mins, bool vnni, int MR>
-void tile(const MatmulArgs& args, int m, int panel, const Ahead& ahead) {
-  const ptrdiff_t first = panel * static_cast<ptrdiff_t>(args.blocks);
-  const uint8_t* codes = args.codes + first * (q4 ? 256 : 512);
-  const uint16_t* scales = args.scales + first * kPanelRows;
-  const uint16_t* min = mins ? args.mins + first * kPanelRows : nullptr;
-  if constexpr (MR <= 2) {
-    half_tile<q4, mins, vnni, MR, 2>(args, m, codes, scales, min, panel * kPanelRows, ahead);
-  } else {  // more rows fill the registers with one half
-    half_tile<q4, mins, vnni, MR, 1>(args, m, codes, scales, min, panel * kPanelRows, ahead);
-    half_tile<q4, mins, vnni, MR, 1>(args, m, codes + 32, scales + 8, mins ? min + 8 : nullptr,
-                                     panel * kPanelRows + 8, {nullptr, 0, false});
-  }
+    for (int i = 0; i < MR; ++i) store_half(args, m + i, panel * kPanelRows + h * 8, acc[i][h]);
 }
 
 template <bool q4, bool mins, bool vnni>
-constexpr Tile kTiles[kMaxTileRows] = {tile<q4, mins, vnni, 1>, tile<q4, mins, vnni, 2>,
-                                       tile<q4, mins, vnni, 3>, tile<q4, mins, vnni, 4>};
+constexpr Tile kTiles[] = {tile<q4, mins, vnni, 1>, tile<q4, mins, vnni, 2>,
+                           tile<q4, mins, vnni, 3>};
 
 template <bool q4, bool vnni>
 void matmul_quantized(const MatmulArgs& args) {
   const Tile* tiles = args.mins ? kTiles<q4, true, vnni> : kTiles<q4, false, vnni>;
-  walk_tiles(args, &tiles, 0, kMaxTileRows, q4 ? 4 : 8);
+  walk_tiles(args, &tiles, 0, 3, q4 ? 4 : 8);
 }
 
 }  // namespace

@@ -116,6 +116,8 @@ void tile(const MatmulArgs& args, int m, int panel, const Ahead& ahead) {
   store_tile(args, m, panel, acc);
 }
 
+constexpr int kMaxTileRows = 6;
+
 template <bool q4, bool mins, int NR>
 constexpr Tile kTiles[kMaxTileRows] = {tile<q4, mins, 1, NR>, tile<q4, mins, 2, NR>,
                                        tile<q4, mins, 3, NR>, tile<q4, mins, 4, NR>,
@@ -126,7 +128,7 @@ constexpr const Tile* kTilesByWidth[] = {kTiles<q4, mins, 1>, kTiles<q4, mins, 2
 
 template <bool q4>
 void matmul_quantized(const MatmulArgs& args) {
-  constexpr int kMostRowsSingly = q4 ? 6 : 8;  // up to which memory is the limit
+  constexpr int kMostRowsSingly = q4 ? 4 : 6;  // up to which memory is the limit
   const int log_width = args.m_end - args.m_begin <= kMostRowsSingly ? 0 : 1;
   walk_tiles(args, args.mins ? kTilesByWidth<q4, true> : kTilesByWidth<q4, false>, log_width,
              kMaxTileRows, q4 ? 4 : 8);

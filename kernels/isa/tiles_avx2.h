@@ -8,8 +8,6 @@
 namespace stoker::STOKER_ISA {
 namespace {
 
-constexpr int kMaxTileRows = 4;
-
 // Outputs n … n + 7 of row m, as far as the matrix has them.
 inline void store_half(const MatmulArgs& args, int m, int n, __m256 values) {
   float* out = args.out + m * args.out_stride + n;

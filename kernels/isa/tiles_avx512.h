@@ -8,8 +8,6 @@
 namespace stoker::STOKER_ISA {
 namespace {
 
-constexpr int kMaxTileRows = 6;
-
 template <int MR, int NR>
 void store_tile(const MatmulArgs& args, int m, int panel, const __m512 (&acc)[MR][NR]) {
 #pragma GCC unroll 4

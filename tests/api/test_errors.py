@@ -116,15 +116,15 @@ USER = {"role": "user", "content": "hi"}
         ({"messages": [USER], "seed": 2**64}, "seed"),
         ({"messages": [USER], "top_logprobs": 2}, "top_logprobs"),
         ({"messages": [USER], "stream_options": {"include_usage": True}}, "stream_options"),
-        ({"messages": [USER], "tools": [{"type": "function"}]}, "tools"),
-        ({"messages": [USER], "response_format": {"type": "json_object"}}, "response_format"),
+        ({"messages": [USER], "tools": [{"type": "function"}]}, "tools[0].function"),
+        ({"messages": [USER], "response_format": {"type": "xml"}}, "response_format.type"),
         ({"messages": [USER], "continue_final_message": True}, "continue_final_message"),
     ],
 )
 def test_a_wrong_chat_field_is_named_as_the_caller_wrote_it(
     body: dict[str, Any], param: str
 ) -> None:
-    error = explain(ChatCompletionRequest, body)
+    error = explain(ChatCompletionRequest, {"model": "m", **body})
     assert error.status == 400
     assert error.info.param == param
 
@@ -151,6 +151,7 @@ def test_fields_that_change_nothing_are_accepted_and_so_is_null() -> None:
     request = ChatCompletionRequest.model_validate_json(
         json.dumps(
             {
+                "model": "m",
                 "messages": [USER],
                 "user": "u",
                 "store": False,

@@ -91,7 +91,6 @@ def test_a_bad_prompt_is_refused(prompt: Any, message: str) -> None:
         ({"logit_bias": {VOCAB_SIZE: 1.0}}, "logit_bias"),
         ({"bad_words": [" "]}, "bad_words"),
         ({"n": 17, "temperature": 1.0}, "n"),
-        ({"structured_outputs": StructuredOutputsParams(regex="a")}, "structured_outputs"),
     ],
 )
 def test_a_parameter_this_engine_cannot_serve_is_refused(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stoker.model import sandbox
+from stoker.model import sandbox_limits
 from stoker.model.sandbox import LimitExceeded, TemplateEnvironment
 
 ENVIRONMENT = TemplateEnvironment()
@@ -81,7 +81,7 @@ def test_limits(source: str) -> None:
 
 
 def test_time_is_limited_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "MAX_SECONDS", -1.0)
+    monkeypatch.setattr(sandbox_limits, "MAX_SECONDS", -1.0)
     with pytest.raises(LimitExceeded, match="too long"):
         render("{% for x in range(9) %}{% endfor %}")
 

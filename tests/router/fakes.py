@@ -61,6 +61,7 @@ class FakeEngine:
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
         self._port = 0
+        self._killed = False
 
     @property
     def url(self) -> str:
@@ -68,6 +69,7 @@ class FakeEngine:
 
     async def start(self) -> None:
         """Listen; on the same port as before if it was started before."""
+        self._killed = False
         self._server = await asyncio.start_server(
             self._serve, "127.0.0.1", self._port, limit=1 << 20
         )
@@ -75,6 +77,7 @@ class FakeEngine:
 
     async def kill(self) -> None:
         """As kill -9: stop listening and reset every connection."""
+        self._killed = True
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -107,6 +110,9 @@ class FakeEngine:
                 pass
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
+        except (asyncio.CancelledError, RuntimeError):  # uvloop's word for a dead transport
+            if not self._killed:
+                raise
         finally:
             self._tasks.discard(task)
             self._writers.discard(writer)
@@ -124,6 +130,8 @@ class FakeEngine:
         if method == "GET" and target in ("/health", "/v1/models", "/metrics"):
             await self._answer_probe(target, writer)
             return headers.get("connection") != "close"
+        if target == "/tokenize":
+            return await self._tokenize(json.loads(body), writer)
         seen = Seen(method, target, headers, body)
         self.seen.append(seen)
         behaviour = self.script.popleft() if self.script else self.default
@@ -142,6 +150,12 @@ class FakeEngine:
                 one.cancel()
                 with contextlib.suppress(asyncio.CancelledError, ConnectionError):
                     await one
+
+    async def _tokenize(self, asked: Any, writer: asyncio.StreamWriter) -> bool:
+        """A token for each character."""
+        texts = [message["content"] for message in asked.get("messages", [])]
+        tokens = [ord(c) for c in "".join(texts) or asked["prompt"]]
+        return await reply(writer, 200, json.dumps({"tokens": tokens}).encode())
 
     async def _answer_probe(self, target: str, writer: asyncio.StreamWriter) -> None:
         if not self.healthy:

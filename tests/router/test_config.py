@@ -24,9 +24,18 @@ def error(text: str) -> str:
 def test_the_example_is_valid_and_shows_the_defaults() -> None:
     config = load_config(EXAMPLE, environment={"VLLM_API_KEY": "secret"})
     defaults = parse_config(ENGINE, environment={})
-    for section in ("router", "timeouts", "retries", "breaker", "health", "admission"):
+    for section in (
+        "router",
+        "timeouts",
+        "retries",
+        "breaker",
+        "health",
+        "admission",
+        "supervision",
+    ):
         assert getattr(config, section) == getattr(defaults, section)
-    here, gpu = config.engines
+    here, llama, gpu = config.engines
+    assert (llama.executable, llama.url) == ("llama-server", None)
     assert (here.capacity, here.runs_on_gpu) == (64, False)
     assert gpu.models == {"smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct"}
     assert gpu.api_key == "secret"
@@ -78,6 +87,11 @@ def test_the_example_shows_every_field() -> None:
         (
             f"{ENGINE}  - {{name: a, kind: vllm, url: 'http://h'}}\n",
             "stoker.yaml:1: two engines are called 'a'; names must differ",
+        ),
+        (
+            "engines:\n  - {name: a, kind: native}\n",
+            "stoker.yaml:2: engines.0: an engine has either a `url`, where it runs already, or a "
+            "`model`, with which it is started here",
         ),
         (f"{ENGINE}{ENGINE}", "stoker.yaml:3: the field 'engines' is given twice"),
         (

@@ -114,13 +114,13 @@ async def test_a_pipelining_client_cannot_fill_memory() -> None:
     engine.default = after(gate)
     big = json.dumps(CHAT | {"pad": "x" * 500_000}).encode()
     async with Fleet(engine) as fleet, wire(fleet) as client:
-        client.send(request(big) * 40)
+        client.send(request(big) * 12)
         await until(lambda: len(engine.seen) == 1)
         await asyncio.sleep(0.1)
         [connection] = fleet.server.connections
         assert len(connection._waiting) <= 4
         gate.set()
-        for _ in range(40):
+        for _ in range(12):
             assert (await client.response())[0] == "HTTP/1.1 200 OK"
 
 

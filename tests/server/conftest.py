@@ -15,6 +15,7 @@ import uvicorn
 
 from stoker.server.app import create_app
 from stoker.server.config import ServerConfig
+from stoker.server.keys import KeyRing
 from stoker.server.listen import bind
 from stoker.server.state import ServedModel, ServerState
 from tests.server.doubles import letter_model
@@ -55,10 +56,11 @@ def running(
     load: Callable[[], ServedModel] = letter_model,
     config: ServerConfig | None = None,
     *,
+    keys: KeyRing | None = None,
     wait: bool = True,
 ) -> Iterator[RunningServer]:
     """Serve what `load` brings; `wait` for it to be loaded."""
-    app = create_app(config or ServerConfig(served_names=("letters",)), load)
+    app = create_app(config or ServerConfig(served_names=("letters",)), keys or KeyRing(), load)
     listener = bind("127.0.0.1", 0)
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, log_level="critical"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -37,9 +37,11 @@ SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 END = 258
 """The id of `<|im_end|>`."""
 VOCABULARY = 259
+BROKEN = ord("!")
+"""After this token the numbers are not finite."""
 
 
-def byte_tokenizer() -> Tokenizer:
+def byte_tokenizer(template: str = CHATML) -> Tokenizer:
     """Every byte a token, and ChatML's marks."""
     letters = sorted(byte_alphabet(), key=byte_alphabet().__getitem__)
     tokens = [*letters, *SPECIAL]
@@ -60,24 +62,30 @@ def byte_tokenizer() -> Tokenizer:
             eos_id=END,
             eos_ids=frozenset({256, 258}),
             strip_leading_space=False,
-            chat_templates={"default": CHATML},
+            chat_templates={"default": template},
         )
     )
 
 
 @dataclass(frozen=True)
 class LetterRunner:
-    """Computes letters; `delay` seconds a step, and no step while `gate` is closed."""
+    """Computes letters; `delay` seconds a step, and no step while `gate` is closed.
+
+    With an `answer` it says that instead; with a mask, what the mask allows.
+    """
 
     spec: ModelSpec
     cache: CacheConfig
     gate: threading.Event
     delay: float = 0.0
+    answer: str | None = None
 
     def run(self, batch: Batch) -> StepResult:
         self.gate.wait()
         if self.delay:
             time.sleep(self.delay)
+        if batch.before_sampling is not None:
+            batch.before_sampling()
         sample = batch.sample
         positions = self._positions(batch)[sample.rows].astype(np.int64)
         last = batch.token_ids[sample.rows].astype(np.int64)
@@ -86,9 +94,16 @@ class LetterRunner:
         mixed += np.where(hot, sample.seeds.astype(np.int64) % 1_000_003 * 31, 0)
         tokens = 97 + np.abs(mixed) % 26
         tokens = np.where(np.abs(mixed) % 61 == 60, END, tokens).astype(np.int32)
+        if self.answer is not None:
+            script = [*self.answer.encode(), END]
+            tokens = np.array([script[min(i, len(script) - 1)] for i in sample.steps], np.int32)
         for row, extras in enumerate(sample.extras):
             if extras is not None and extras.banned_ids is not None and END in extras.banned_ids:
                 tokens[row] = 97 if tokens[row] == END else tokens[row]
+            if extras is not None and extras.allowed_mask is not None:
+                said = int(tokens[row]) if self.answer is not None else -1
+                tokens[row] = _allowed(extras.allowed_mask, said, int(mixed[row]))
+        tokens[last == BROKEN] = -1
         scores = None
         if batch.score is not None:
             scores = _table(batch.score.targets, batch.score.num_logprobs)
@@ -102,6 +117,19 @@ class LetterRunner:
 
     def close(self) -> None:
         pass
+
+
+def _allowed(mask: NDArray[np.uint32], said: int, wanted: int) -> int:
+    """`said`, or else another token that the mask allows: what closes and ends, often."""
+    bits = np.unpackbits(mask.view(np.uint8), bitorder="little")[:VOCABULARY]
+    allowed: list[int] = np.flatnonzero(bits).tolist()
+    if said in allowed:
+        return said
+    closing = [token for token in allowed if token >= 256 or token in b'"]}>']
+    others = [token for token in allowed if token not in closing]
+    letters = [token for token in others if token < 128 and chr(token).isalnum()]
+    among = closing if closing and wanted % 3 == 0 else letters or others or closing
+    return among[wanted // 3 % len(among)]
 
 
 def _table(tokens: NDArray[np.int32], wanted: NDArray[np.int32]) -> TopLogprobs | None:
@@ -126,8 +154,10 @@ def letter_model(
     max_position: int = 1024,
     delay: float = 0.0,
     gate: threading.Event | None = None,
+    template: str = CHATML,
+    answer: str | None = None,
 ) -> ServedModel:
-    """A served model that computes letters."""
+    """A served model that computes letters, or says `answer` as far as it may."""
     if gate is None:
         gate = threading.Event()
         gate.set()
@@ -142,9 +172,9 @@ def letter_model(
         max_position=max_position,
         layers=(LayerSpec(),),
     )
-    tokenizer = byte_tokenizer()
+    tokenizer = byte_tokenizer(template)
     engine = Engine(
-        LetterRunner(spec, CacheConfig(num_blocks), gate, delay),
+        LetterRunner(spec, CacheConfig(num_blocks), gate, delay, answer),
         tokenizer,
         config or EngineConfig(seed=1),
     )

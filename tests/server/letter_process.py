@@ -9,6 +9,7 @@ import sys
 
 from stoker.server.app import create_app
 from stoker.server.config import ServerConfig
+from stoker.server.keys import KeyRing
 from stoker.server.listen import bind
 from stoker.server.run import serve
 from stoker.telemetry.logging import setup_logging
@@ -19,7 +20,9 @@ def main() -> None:
     delay, drain = (float(argument) for argument in sys.argv[1:])
     setup_logging()
     listener = bind("127.0.0.1", 0)
-    app = create_app(ServerConfig(served_names=("letters",)), lambda: letter_model(delay=delay))
+    app = create_app(
+        ServerConfig(served_names=("letters",)), KeyRing(), lambda: letter_model(delay=delay)
+    )
     port = listener.getsockname()[1]
     serve(
         app,

@@ -19,7 +19,7 @@ Start = Callable[..., RunningServer]
 
 
 def test_without_the_key_only_probes_are_answered(start: Start) -> None:
-    server = start(config=ServerConfig(served_names=("letters",), api_keys=("one", "two")))
+    server = start(keys=KeyRing(("one", "two")))
     for key in ("one", "two"):
         client = server.client.with_options(api_key=key)
         assert client.models.list().data[0].id == "letters"
@@ -53,8 +53,8 @@ def test_a_body_over_the_limit_is_a_413_declared_or_not(start: Start) -> None:
 
 def test_browsers_of_named_origins_may_ask(start: Start) -> None:
     origin = "https://chat.example"
-    config = ServerConfig(served_names=("letters",), api_keys=("k",), cors_origins=(origin,))
-    server = start(letter_model, config)
+    config = ServerConfig(served_names=("letters",), cors_origins=(origin,))
+    server = start(letter_model, config, keys=KeyRing(("k",)))
     asked = {"origin": origin, "access-control-request-method": "POST"}
     preflight = httpx.options(f"{server.url}/v1/chat/completions", headers=asked)
     assert preflight.status_code == 200

@@ -16,7 +16,7 @@ TEXT = "/v1/completions"
 
 
 def raw(body: dict[str, Any]) -> bytes:
-    return json.dumps(body).encode()
+    return json.dumps({"model": "letters", **body}).encode()
 
 
 @pytest.mark.parametrize(
@@ -40,12 +40,13 @@ def raw(body: dict[str, Any]) -> bytes:
         ),
         (CHAT, raw({"messages": [{"role": "user", "content": "refuse"}]}), "messages", None),
         (CHAT, raw({"messages": [USER], "temperature": float("nan")}), "temperature", None),
-        (CHAT, b'{"messages": [{"role": "user", "content": "x"}], "top_p": 1e999}', "top_p", None),
+        (CHAT, raw({"messages": [USER]})[:-1] + b', "top_p": 1e999}', "top_p", None),
+        (CHAT, b'{"messages": [{"role": "user", "content": "x"}]}', "model", None),
         (CHAT, raw({"messages": [USER], "frequency_penalty": 3}), "frequency_penalty", None),
         (CHAT, raw({"messages": [USER], "min_tokens": 9, "max_tokens": 3}), "min_tokens", None),
         (CHAT, raw({"messages": [USER], "logit_bias": {"999999": 1}}), "logit_bias", None),
         (CHAT, raw({"messages": [USER], "stop_token_ids": [999]}), "stop_token_ids", None),
-        (CHAT, raw({"messages": [USER], "tools": [{}]}), "tools", "unsupported_parameter"),
+        (CHAT, raw({"messages": [USER], "tools": [{}]}), "tools[0].type", None),
         (
             CHAT,
             raw({"messages": [USER], "max_tokens": 5000}),

@@ -204,3 +204,52 @@ def test_an_engine_that_fails_ends_its_streams_with_an_error(start: Start) -> No
     assert health.status_code == 503
     assert health.json()["error"]["code"] == "engine_stopped"
     assert server.post("/v1/completions", json={"prompt": "x"}).status_code == 503
+
+
+def test_numbers_that_are_not_finite_end_one_request_alone(start: Start) -> None:
+    server = start()
+    want = server.client.completions.create(model="letters", prompt="x", temperature=0)
+    other = server.client.completions.create(
+        model="letters", prompt="x", temperature=0, stream=True
+    )
+    whole = server.post("/v1/completions", json={"prompt": "x!"})
+    assert whole.status_code == 500
+    assert whole.json()["error"]["code"] == "non_finite_logits"
+    assert whole.headers["x-should-retry"] == "false"
+    with pytest.raises(openai.APIError, match="not finite"):
+        list(server.client.completions.create(model="letters", prompt="x!", stream=True))
+    assert "".join(chunk.choices[0].text for chunk in other) == want.choices[0].text
+    assert server.get("/health").status_code == 200
+
+
+def test_a_lower_priority_value_goes_first(start: Start) -> None:
+    gate = threading.Event()
+    config = EngineConfig(max_num_seqs=1, scheduling_policy="priority")
+    server = start(lambda: letter_model(config, gate=gate, delay=0.03))
+    ended: list[int] = []
+
+    def ask(priority: int) -> None:
+        server.client.completions.create(
+            model="letters", prompt="x", max_tokens=3, extra_body={"priority": priority}
+        )
+        ended.append(priority)
+
+    asking = [threading.Thread(target=ask, args=(priority,)) for priority in (0, 5, 3, 4)]
+    submitted = server.model.engine._streams
+    for count, thread in enumerate(asking, 1):
+        thread.start()
+        server.wait_until(lambda count=count: len(submitted) == count)  # type: ignore[misc]
+    gate.set()
+    for thread in asking:
+        thread.join()
+    assert server.model.engine.stats().num_preemptions == 0
+    assert ended == [0, 3, 4, 5]
+
+
+def test_a_list_of_prompts_is_taken_whole_or_not_at_all(start: Start) -> None:
+    server = start(lambda: letter_model(delay=0.01))
+    answer = server.post("/v1/completions", json=LONG | {"prompt": [[97], [98], [99999]]})
+    assert answer.status_code == 400
+    server.wait_until(lambda: server.model.engine.stats().finished == {"abort": 2})
+    assert server.blocks_in_use() == 0
+    assert server.model.engine.stats().steps < 200

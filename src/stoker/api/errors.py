@@ -190,8 +190,10 @@ def from_validation(errors: Iterable[Mapping[str, Any]], body: object) -> ApiErr
 def _path(entry: Mapping[str, Any], body: object) -> tuple[str | int, ...]:
     """Where in `body` an entry points: without the names of models and union branches that
     pydantic puts into a location."""
-    path: list[str | int] = []
     location: Sequence[str | int] = entry["loc"]
+    if location[:1] in (("query",), ("path",)):  # FastAPI's names for where a parameter stood
+        return tuple(location[1:])
+    path: list[str | int] = []
     for part in location:
         inside = (isinstance(body, dict) and part in body) or (
             isinstance(body, list) and isinstance(part, int) and part < len(body)

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, cast
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
-from stoker.api.fields import MAX_LOGPROBS, SamplingFields, WireModel
+from stoker.api.fields import MAX_LOGPROBS, WireModel
+from stoker.api.generation import GenerationFields
+from stoker.api.structured import MAX_TOOLS, Tool, ToolChoice
 from stoker.errors import InvalidRequest
 
 DEFAULT_COMPLETION_TOKENS = 16
@@ -15,9 +23,8 @@ DEFAULT_COMPLETION_TOKENS = 16
 FinishReason = Literal["stop", "length", "tool_calls"]
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 
-# Constrained output, tools and other modalities: answers would be wrong if these were ignored.
-_STRUCTURED: dict[str, tuple[Any, ...]] = {
-    "structured_outputs": (),
+# Older names and other modalities: answers would be wrong if these were ignored.
+_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "guided_json": (),
     "guided_regex": (),
     "guided_choice": (),
@@ -64,11 +71,10 @@ class ChatMessage(WireModel):
         return self.model_dump(exclude_none=True)
 
 
-class ChatCompletionRequest(SamplingFields):
-    unsupported: ClassVar[dict[str, tuple[Any, ...]]] = _STRUCTURED | {
-        "response_format": ({"type": "text"},),
-        "tools": ([],),
-        "tool_choice": ("auto", "none"),
+class ChatFields(GenerationFields):
+    """What a chat request has beside its messages."""
+
+    unsupported: ClassVar[dict[str, tuple[Any, ...]]] = _UNSUPPORTED | {
         "functions": ([],),
         "function_call": ("auto", "none"),
         "modalities": ([], ["text"]),
@@ -77,7 +83,7 @@ class ChatCompletionRequest(SamplingFields):
         "echo": (False,),
     }
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    model: str
     max_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
     logprobs: bool | None = None
@@ -85,24 +91,23 @@ class ChatCompletionRequest(SamplingFields):
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: ToolChoice | None = None
+    """`auto` where there are tools, if left out."""
+    parallel_tool_calls: bool | None = None
+    """False: one call per answer at most."""
 
     @model_validator(mode="after")
-    def _check_chat(self) -> ChatCompletionRequest:
+    def _check_chat(self) -> ChatFields:
         if self.top_logprobs and not self.logprobs:
             raise InvalidRequest(
                 "'top_logprobs' needs 'logprobs' to be true.", param="top_logprobs"
             )
-        if self.continue_final_message:
-            if self.add_generation_prompt:
-                raise InvalidRequest(
-                    "'continue_final_message' and 'add_generation_prompt' exclude each other.",
-                    param="continue_final_message",
-                )
-            if self.messages[-1].role != "assistant":
-                raise InvalidRequest(
-                    "'continue_final_message' needs a last message of role 'assistant'.",
-                    param="continue_final_message",
-                )
+        if self.continue_final_message and self.add_generation_prompt:
+            raise InvalidRequest(
+                "'continue_final_message' and 'add_generation_prompt' exclude each other.",
+                param="continue_final_message",
+            )
         return self
 
     @property
@@ -117,6 +122,21 @@ class ChatCompletionRequest(SamplingFields):
         return (self.top_logprobs or 0) if self.logprobs else None
 
 
+class ChatCompletionRequest(ChatFields):
+    """A conversation to be answered."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _check_last(self) -> ChatCompletionRequest:
+        if self.continue_final_message and self.messages[-1].role != "assistant":
+            raise InvalidRequest(
+                "'continue_final_message' needs a last message of role 'assistant'.",
+                param="continue_final_message",
+            )
+        return self
+
+
 TokenIds = Annotated[list[Annotated[int, Field(ge=0, le=2**31 - 1)]], Field(min_length=1)]
 Prompt = (
     str
@@ -126,11 +146,10 @@ Prompt = (
 )
 
 
-class CompletionRequest(SamplingFields):
-    unsupported: ClassVar[dict[str, tuple[Any, ...]]] = _STRUCTURED | {
+class CompletionRequest(GenerationFields):
+    unsupported: ClassVar[dict[str, tuple[Any, ...]]] = _UNSUPPORTED | {
         "suffix": ("",),
         "best_of": (1,),
-        "response_format": ({"type": "text"},),
     }
 
     prompt: Prompt
@@ -196,10 +215,39 @@ class ChatLogprobs(BaseModel):
     content: list[TokenLogprob]
 
 
+class AnswerFunction(BaseModel):
+    name: str
+    arguments: str
+    """JSON text; cut off where the answer was."""
+
+
+class AnswerToolCall(BaseModel):
+    id: str
+    type: Literal["function"] = "function"
+    function: AnswerFunction
+
+
 class AnswerMessage(BaseModel):
     role: Literal["assistant"] = "assistant"
     content: str | None
     refusal: None = None
+    annotations: list[None] = []
+    """Always empty: this server cites nothing."""
+    reasoning_content: str | None = None
+    """What the model wrote before its answer; llama.cpp's name."""
+    reasoning: str | None = None
+    """The same under vLLM's name."""
+    tool_calls: list[AnswerToolCall] | None = None
+
+    @model_serializer(mode="wrap")
+    def _leave_out_what_is_not_there(
+        self, serialize: SerializerFunctionWrapHandler
+    ) -> dict[str, Any]:
+        fields: dict[str, Any] = serialize(self)
+        for name in ("reasoning_content", "reasoning", "tool_calls"):
+            if fields[name] is None:
+                del fields[name]
+        return fields
 
 
 class ChatChoice(BaseModel):
@@ -221,9 +269,26 @@ class ChatCompletion(BaseModel):
     prompt_logprobs: PromptLogprobs | None = None
 
 
+class FunctionDelta(BaseModel):
+    name: str | None = None
+    arguments: str
+
+
+class ToolCallDelta(BaseModel):
+    """A call begins (with `id`, `type` and the function's name), or more of its arguments."""
+
+    index: int
+    id: str | None = None
+    type: Literal["function"] | None = None
+    function: FunctionDelta
+
+
 class ChatDelta(BaseModel):
     role: Literal["assistant"] | None = None
     content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    tool_calls: list[ToolCallDelta] | None = None
 
 
 class ChatChunkChoice(BaseModel):

@@ -38,3 +38,8 @@ class ChunkWriter:
         if usage is None:
             return f"{self._start}{choice}]}}\n\n"
         return f'{self._start}{choice}],"usage":{usage}}}\n\n'
+
+
+def named_event(name: str, data: str) -> bytes:
+    """One event of kind `name` with `data`, JSON without a line end."""
+    return f"event: {name}\ndata: {data}\n\n".encode()

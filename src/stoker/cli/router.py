@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,14 +11,14 @@ import typer
 
 if TYPE_CHECKING:
     from stoker.router.config import Config
-
-ConfigFile = Annotated[
-    Path, typer.Argument(help="What to serve and how; stoker.example.yaml shows every field.")
-]
+    from stoker.router.managed.supervisor import Managed
+    from stoker.router.server import RouterServer
 
 
 def router(
-    config: ConfigFile = Path("stoker.yaml"),
+    config: Annotated[
+        Path, typer.Argument(help="What to serve and how; stoker.example.yaml shows every field.")
+    ] = Path("stoker.yaml"),
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 for any.")] = None,
     policy: Annotated[str | None, typer.Option(help="How engines are chosen.")] = None,
@@ -31,35 +33,46 @@ def router(
     given = {f"router.{name}": value for name, value in settings.items() if value is not None}
     checked = load_config(config, overrides=given)
     setup_logging()
-    uvloop.run(_serve(checked))
+    uvloop.run(serve(checked))
 
 
-async def _serve(config: Config) -> None:
-    """Run until SIGINT or SIGTERM; then drain. A second signal stops at once."""
-    import asyncio
+async def serve(config: Config, managed: Sequence[Managed] = (), *, show_logs: bool = True) -> None:
+    """Run the router, and the engines it manages, until SIGINT or SIGTERM; then drain. A second
+    signal stops at once."""
     import signal
 
+    from stoker.router.managed.supervisor import Supervisor
     from stoker.router.server import RouterServer
 
     server = RouterServer(config)
+    supervisor = Supervisor(
+        managed, config.supervision, server.dispatcher.engine_exited, show_logs=show_logs
+    )
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    await server.start()
-    typer.echo(_banner(server.describe(), config.router.host, server.port))
-    await stop.wait()
-    stop.clear()
+    supervisor.start()
+    try:
+        server.manage([one.config.name for one in managed], supervisor.restart)
+        await server.start()
+        typer.echo(_banner(server))
+        await stop.wait()
+        await _drain(server, stop)
+    finally:
+        await supervisor.stop()
+
+
+async def _drain(server: RouterServer, again: asyncio.Event) -> None:
+    again.clear()
     typer.echo("stopping; requests under way may finish (again to stop at once)", err=True)
     stopping = asyncio.create_task(server.stop())
-    again = asyncio.create_task(stop.wait())
-    await asyncio.wait((stopping, again), return_when=asyncio.FIRST_COMPLETED)
-    again.cancel()
+    second = asyncio.create_task(again.wait())
+    await asyncio.wait((stopping, second), return_when=asyncio.FIRST_COMPLETED)
+    second.cancel()
     stopping.cancel()
 
 
-def _banner(engines: list[str], host: str, port: int) -> str:
-    shown = f"[{host}]" if ":" in host else host
-    address = f"http://{shown}:{port}"
-    lines = [f"Stoker router on {address}/v1", *(f"  {line}" for line in engines)]
+def _banner(server: RouterServer) -> str:
+    lines = [f"Stoker router on {server.url}/v1", *(f"  {line}" for line in server.describe())]
     return "\n".join(lines)

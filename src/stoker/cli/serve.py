@@ -151,6 +151,30 @@ def serve(
             rich_help_panel=_BEHAVIOUR,
         ),
     ] = 60.0,
+    tool_call_parser: Annotated[
+        str | None,
+        typer.Option(
+            help="How the model writes tool calls: hermes, mistral, mistral_args, llama3_json or "
+            "json; default: as its chat template shows.",
+            rich_help_panel=_BEHAVIOUR,
+        ),
+    ] = None,
+    reasoning_parser: Annotated[
+        str | None,
+        typer.Option(
+            help="How it marks reasoning: think, think_brackets or none; default: as its chat "
+            "template shows.",
+            rich_help_panel=_BEHAVIOUR,
+        ),
+    ] = None,
+    sampling_mode: Annotated[
+        str | None,
+        typer.Option(
+            help="Preset for requests that choose none: creative, balanced, precise or "
+            "deterministic.",
+            rich_help_panel=_BEHAVIOUR,
+        ),
+    ] = None,
     enable_force_include_usage: Annotated[
         bool,
         typer.Option(
@@ -172,6 +196,7 @@ def serve(
     began = time.perf_counter()
     from stoker.engine.config import EngineConfig
     from stoker.server.config import ServerConfig
+    from stoker.server.keys import KeyRing
     from stoker.server.listen import bind
     from stoker.telemetry.logging import setup_logging
 
@@ -200,15 +225,17 @@ def serve(
     names = tuple(served_model_name or [model.removeprefix("hf:")])
     server_config = ServerConfig(
         served_names=names,
-        api_keys=tuple(api_key or ()),
-        api_key_file=api_key_file,
         cors_origins=tuple(allowed_origins or ()),
         max_body_bytes=max_body_bytes,
         request_timeout=request_timeout,
         stall_timeout=stall_timeout,
+        tool_call_parser=tool_call_parser,
+        reasoning_parser=reasoning_parser,
+        sampling_mode=sampling_mode,
         force_include_usage=enable_force_include_usage,
         log_requests=log_requests,
     )
+    keys = KeyRing(api_key or (), api_key_file)
     template = _read_template(chat_template)
     listener = bind(host, port)
 
@@ -239,10 +266,10 @@ def serve(
 
     url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
     run(
-        create_app(server_config, loading.result),
+        create_app(server_config, keys, loading.result),
         listener,
         drain_timeout=drain_timeout,
-        on_ready=lambda: _greet(names[0], url, bool(server_config.api_keys), began),
+        on_ready=lambda: _greet(names[0], url, keys.required, began),
     )
 
 

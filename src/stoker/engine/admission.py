@@ -42,7 +42,8 @@ class Admission:
         self._vocab_size = vocab_size
         self._max_num_seqs = config.max_num_seqs
         self._max_logprobs = vocab_size if config.max_logprobs == -1 else config.max_logprobs
-        self._eos_token_ids = frozenset(tokenizer.eos_token_ids)
+        # A tokenizer may know more tokens than the model can choose.
+        self._eos_token_ids = frozenset(t for t in tokenizer.eos_token_ids if t < vocab_size)
         self._max_model_len = max_model_len
         self.grammars = GrammarBackend(tokenizer, vocab_size)
         self._random = random.SystemRandom() if config.seed is None else random.Random(config.seed)

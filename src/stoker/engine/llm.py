@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -14,14 +15,25 @@ from stoker.engine.engine import Engine
 from stoker.engine.factory import build_engine
 from stoker.engine.outputs import BeamSearchOutput, BeamSearchSequence, RequestOutput
 from stoker.engine.progress import Advance, progress_bar
-from stoker.engine.prompts import Prompt, PromptType, as_list, tokenize
+from stoker.engine.prompts import Prompt, PromptType, as_list, open_last_message, tokenize
 from stoker.engine.sampling_params import BeamSearchParams, RequestOutputKind, SamplingParams
 from stoker.errors import InvalidRequest
 from stoker.model.template import ChatTemplate
 from stoker.model.tokenizer import Tokenizer
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
 Message = Mapping[str, Any]
+
+_WITHOUT_EFFECT = frozenset(
+    {
+        *("cpu_offload_gb", "disable_log_stats", "dtype", "enable_chunked_prefill"),
+        *("enforce_eager", "gpu_memory_utilization", "swap_space", "tokenizer_mode"),
+        "trust_remote_code",
+    }
+)
+"""Settings of vLLM that scripts often give and that have nothing to set here."""
 
 
 class LLM:
@@ -30,9 +42,11 @@ class LLM:
     Args:
         model: `smollm2`, `hf:org/repo`, `hf:org/repo:file.gguf` or a path.
         chat_template: the Jinja source to use in place of the model's own.
-        settings: fields of `EngineConfig`, such as `max_model_len` or `max_num_seqs`.
+        settings: fields of `EngineConfig`, such as `max_model_len` or `max_num_seqs`. Those of
+            vLLM that mean nothing here (`gpu_memory_utilization` …) are named in a warning.
 
     Raises:
+        InvalidRequest: a setting is unknown or wrong.
         ModelError: the model cannot be found, read or run.
         MemoryPlanError: it does not fit.
     """
@@ -40,11 +54,12 @@ class LLM:
     def __init__(
         self, model: str = "smollm2", *, chat_template: str | None = None, **settings: Any
     ) -> None:
-        loaded = build_engine(
-            model,
-            EngineConfig.from_mapping({"max_waiting_requests": 0, **settings}),
-            chat_template=chat_template,
-        )
+        ignored = sorted(_WITHOUT_EFFECT & settings.keys())
+        if ignored:
+            logger.warning("without effect in Stoker: %s", ", ".join(ignored))
+        known = {name: value for name, value in settings.items() if name not in ignored}
+        config = EngineConfig.from_mapping({"max_waiting_requests": 0} | known)
+        loaded = build_engine(model, config, chat_template=chat_template)
         self.engine: Engine = loaded.engine
         self._tokenizer = loaded.tokenizer
         self._template = loaded.template
@@ -53,6 +68,10 @@ class LLM:
     def get_tokenizer(self) -> Tokenizer:
         """The model's tokenizer."""
         return self._tokenizer
+
+    def get_default_sampling_params(self) -> SamplingParams:
+        """What is used where no parameters are given."""
+        return SamplingParams()
 
     def generate(
         self,
@@ -76,7 +95,9 @@ class LLM:
             InvalidRequest: a prompt or parameter is wrong; nothing was computed.
         """
         tokenized = [tokenize(prompt, self._tokenizer) for prompt in as_list(prompts)]
-        params = _for_each(sampling_params or SamplingParams(), len(tokenized), "sampling_params")
+        params = _for_each(
+            sampling_params or self.get_default_sampling_params(), len(tokenized), "sampling_params"
+        )
         final = [replace(p, output_kind=RequestOutputKind.FINAL_ONLY) for p in params]
         return self._run(
             tokenized, final, _for_each(priority, len(tokenized), "priority"), use_tqdm
@@ -117,14 +138,16 @@ class LLM:
         template = self._template
         if chat_template is not None:
             template = ChatTemplate.of(self._tokenizer, chat_template)
-        variables = dict(chat_template_kwargs or {})
-        if continue_final_message:
-            variables["continue_final_message"] = True
         prompts: list[PromptType] = []
         for conversation in _conversations(messages):
             text = template.render(
-                conversation, tools, add_generation_prompt=add_generation_prompt, **variables
+                conversation,
+                tools,
+                add_generation_prompt=add_generation_prompt,
+                **(chat_template_kwargs or {}),
             )
+            if continue_final_message:
+                text = open_last_message(text, conversation[-1])
             ids = self._tokenizer.encode(text, add_special_tokens=False)
             prompts.append({"prompt_token_ids": ids, "prompt": text})
         return self.generate(prompts, sampling_params, use_tqdm=use_tqdm)

@@ -35,6 +35,16 @@ class RequestOutputKind(Enum):
     """Nothing until the request is finished."""
 
 
+@dataclass(frozen=True, slots=True)
+class ReasoningSpan:
+    """Free text at the start of an answer, up to and with the mark `end`."""
+
+    end: str
+    begin: str | None = None
+    """The mark such text begins with, in answers that have any; None: the prompt ended with it,
+    so that every answer begins inside."""
+
+
 @dataclass(slots=True)
 class StructuredOutputsParams:
     """A constraint on the text: exactly one of the kinds is set."""
@@ -51,6 +61,10 @@ class StructuredOutputsParams:
     """Any JSON object."""
     strict: bool = True
     """Refuse a JSON schema with keywords that cannot be enforced, rather than ignore them."""
+    reasoning: ReasoningSpan | None = None
+    """What may come before the constrained text."""
+    field: str | None = None
+    """The field that errors name; None: that of the kind, `structured_outputs.regex`."""
 
     def __post_init__(self) -> None:
         given = [kind for kind in STRUCTURED_KINDS if getattr(self, kind) is not None]
@@ -62,10 +76,11 @@ class StructuredOutputsParams:
                 param="structured_outputs",
             )
 
-    @property
-    def kind(self) -> str:
-        """Which of the kinds is set."""
-        return next(kind for kind in STRUCTURED_KINDS if getattr(self, kind) is not None)
+    def refused(self, reason: str) -> InvalidRequest:
+        """The error that says why this cannot be done."""
+        kind = next(kind for kind in STRUCTURED_KINDS if getattr(self, kind) is not None)
+        field = self.field or f"structured_outputs.{kind}"
+        return InvalidRequest(f"{field} is refused: {reason}", param=field)
 
 
 @dataclass(slots=True)

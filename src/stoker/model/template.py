@@ -37,6 +37,8 @@ class ChatTemplate:
         sources = {"default": source} if isinstance(source, str) else dict(source or {})
         self._templates = {name: _Template(text) for name, text in sources.items()}
         self._special = {"bos_token": bos_token, "eos_token": eos_token}
+        self.text = "\n".join(sources.values())
+        """The Jinja sources, by which a model's marks for tools and reasoning can be told."""
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, source: str | None = None) -> ChatTemplate:

@@ -37,6 +37,7 @@ PolicyName = Literal[
     "session",
     "prefix",
     "cost",
+    "kv",
 ]
 
 # How many requests an engine of a kind works on at once, when the file does not say.
@@ -47,6 +48,7 @@ DEFAULT_MAX_IN_FLIGHT: Mapping[EngineKind, int] = {
     "openai": 256,
 }
 
+KvAddress = Annotated[str, Field(pattern=r"^(tcp|ipc)://.+")]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -132,12 +134,26 @@ class Price(_Section):
         )
 
 
+class Supervision(_Section):
+    """How engines that the router starts itself are kept running."""
+
+    logs: str = "~/.cache/stoker/logs"
+    backoff: Seconds = 1.0
+    backoff_max: Seconds = 60.0
+    hung: Seconds = 60.0
+    grace: Seconds = 20.0
+
+
 class EngineConfig(_Section):
-    """One engine: where it is and what it is good for."""
+    """One engine: where it is, or how to start it, and what it is good for."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
     kind: EngineKind
-    url: str
+    url: str | None = None
+    model: Annotated[str, Field(min_length=1)] | None = None
+    args: tuple[str, ...] = ()
+    executable: str | None = None
+    env: dict[str, str] = {}
     api_key: Annotated[str, Field(pattern=r"^[\x21-\x7e]+$")] | None = None
     models: dict[str, str] = {}
     max_in_flight: Annotated[int, Field(ge=1)] | None = None
@@ -145,10 +161,14 @@ class EngineConfig(_Section):
     speed: Speed | None = None
     price: Price | None = None
     abilities: frozenset[Ability] | None = None
+    kv_events: KvAddress | None = None
+    kv_replay: KvAddress | None = None
 
     @field_validator("url")
     @classmethod
-    def _is_http(cls, url: str) -> str:
+    def _is_http(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
         try:
             parts = urlsplit(url)
             port_fits = parts.port is None or parts.port > 0
@@ -168,6 +188,19 @@ class EngineConfig(_Section):
         if isinstance(models, list):
             return {name: name for name in models}
         return models
+
+    @model_validator(mode="after")
+    def _is_somewhere(self) -> Self:
+        if (self.url is None) == (self.model is None):
+            raise ValueError(
+                "an engine has either a `url`, where it runs already, or a `model`, with which "
+                "it is started here"
+            )
+        if self.url is not None and (self.args or self.executable or self.env):
+            raise ValueError("`args`, `executable` and `env` are for engines started here")
+        if self.kind == "openai" and self.url is None:
+            raise ValueError("an engine of kind openai needs its `url`")
+        return self
 
     @property
     def runs_on_gpu(self) -> bool:
@@ -189,6 +222,7 @@ class Config(_Section):
     breaker: Breaker = Breaker()
     health: Health = Health()
     admission: Admission = Admission()
+    supervision: Supervision = Supervision()
     default_model: str | None = None
     aliases: dict[str, str] = {}
     engines: tuple[EngineConfig, ...]

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from stoker.api.errors import ApiError, method_not_allowed, model_not_found
+from stoker.router import xgen
 from stoker.router.dispatcher import Dispatcher
 from stoker.router.metrics import CONTENT_TYPE, RouterCollector
 from stoker.router.request import Request
@@ -32,16 +33,21 @@ class Control:
             b"/ready": self._ready,
             b"/v1/models": self._models,
             b"/metrics": self._metrics,
+            b"/models/status": self._status,
         }
 
     def answer(self, request: Request) -> Reply | None:
         """The reply to a request for one of these routes; None for any other."""
-        path = request.target.partition(b"?")[0]
+        path = request.path
         route = self._routes.get(path)
         if route is None and not path.startswith(b"/v1/models/"):
             return None
         if request.method not in (b"GET", b"HEAD"):
-            return _error(method_not_allowed(request.method.decode(), request.path, "GET, HEAD"))
+            return _error(
+                method_not_allowed(
+                    request.method.decode(), path.decode("ascii", "replace"), "GET, HEAD"
+                )
+            )
         if route is not None:
             return route()
         return self._model(path.removeprefix(b"/v1/models/").decode("utf-8", "replace"))
@@ -74,6 +80,9 @@ class Control:
         ready = bool(models) and all(models.values()) and not dispatcher.draining
         body = msgspec.json.encode({"ready": ready, "models": models})
         return Reply(200 if ready else 503, body)
+
+    def _status(self) -> Reply:
+        return Reply(200, xgen.status(self._dispatcher))
 
     def _metrics(self) -> Reply:
         content_type = (b"content-type", CONTENT_TYPE.encode())

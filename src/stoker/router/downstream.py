@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-import os
 from collections import deque
 from typing import TYPE_CHECKING, Protocol, cast
 
 import httptools
 
 from stoker.api.errors import ApiError, bad_request
-from stoker.router.request import Request
+from stoker.router.request import Request, new_request_id
 from stoker.router.wire import (
     Headers,
     error_headers,
@@ -30,14 +28,6 @@ _MAX_REQUEST_ID = 128
 _LINGER_S = 2.0
 _NEVER = float("inf")
 _BODILESS = (204, 304)
-
-_id_prefix = f"req-{os.urandom(6).hex()}".encode()
-_id_numbers = itertools.count(1)
-
-
-def new_request_id() -> bytes:
-    """An id that no other request has, of this process or another."""
-    return b"%b%08x" % (_id_prefix, next(_id_numbers))
 
 
 class Work(Protocol):
@@ -105,7 +95,7 @@ class ClientConnection(asyncio.Protocol):
         try:
             self._feed(data)
             if self._in_head and self._begun == whole:
-                self._count_head(len(data))  # no callback sees a field without an end
+                self._count_head(len(data))
         except ApiError as error:
             self._bad(error)
         self._next()
@@ -156,10 +146,8 @@ class ClientConnection(asyncio.Protocol):
 
     def on_url(self, url: bytes) -> None:
         self._target += url
-        self._count_head(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._count_head(len(name) + len(value))
         self._headers.append((name.lower(), value))
 
     def _count_head(self, size: int) -> None:

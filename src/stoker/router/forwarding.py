@@ -5,7 +5,7 @@ from __future__ import annotations
 from stoker.router.engines.handle import EngineHandle
 from stoker.router.request import Features, Request, with_model
 from stoker.router.upstream import ResponseHead
-from stoker.router.wire import NOT_FORWARDED, NOT_RETURNED, Headers, end_to_end, join_headers
+from stoker.router.wire import NOT_FORWARDED, NOT_RETURNED, end_to_end, join_headers
 
 _OURS = NOT_FORWARDED | {b"authorization", b"x-request-id"}
 _BODILESS = frozenset((b"GET", b"DELETE"))
@@ -13,7 +13,7 @@ _BODILESS = frozenset((b"GET", b"DELETE"))
 
 def client_fields(request: Request) -> bytes:
     """The fields that reach every engine the request is tried on, as they are written."""
-    fields = end_to_end(request.headers, _OURS)
+    fields = end_to_end(request.headers, request.fields.get(b"connection"), _OURS)
     fields.append((b"x-request-id", request.id))
     return join_headers(fields)
 
@@ -44,19 +44,15 @@ def request_body(engine: EngineHandle, features: Features, body: bytes) -> bytes
 
 def response_headers(head: ResponseHead) -> list[tuple[bytes, bytes]]:
     """The fields of an engine's answer that pass to the client."""
-    return end_to_end(head.headers, NOT_RETURNED)
+    return end_to_end(head.headers, head.fields.get(b"connection"), NOT_RETURNED)
 
 
 def is_stream(head: ResponseHead) -> bool:
     """Whether the body is made to be read as it comes."""
-    for name, value in head.headers:
-        if name == b"content-type":
-            return value.startswith((b"text/event-stream", b"application/x-ndjson"))
-    return False
+    content_type = head.fields.get(b"content-type", b"")
+    return content_type.startswith((b"text/event-stream", b"application/x-ndjson"))
 
 
-def content_length(headers: Headers) -> int | None:
-    for name, value in headers:
-        if name == b"content-length":
-            return int(value)
-    return None
+def content_length(head: ResponseHead) -> int | None:
+    length = head.fields.get(b"content-length")
+    return None if length is None else int(length)

@@ -18,15 +18,38 @@ log = logging.getLogger(__name__)
 
 # A probe out of turn, asked for by a failed request, comes no sooner than this after the last.
 _SOONEST_S = 0.2
+# An engine that is down is probed this often, to be used as soon as it is there.
+_WHILE_DOWN_S = 0.5
+
+
+class _Meta(msgspec.Struct):
+    n_ctx: int | None = None
 
 
 class _Model(msgspec.Struct):
+    """A model's card: vLLM's and ours have `max_model_len`, llama.cpp's `meta.n_ctx`."""
+
     id: str
     max_model_len: int | None = None
+    meta: _Meta | None = None
+    parent: str | None = None
+    """The base model of a LoRA adapter."""
+
+    @property
+    def context(self) -> int | None:
+        if self.max_model_len is None and self.meta is not None:
+            return self.meta.n_ctx
+        return self.max_model_len
 
 
 class _ModelList(msgspec.Struct):
     data: list[_Model]
+
+
+def _engine_model(own_name: str, card: _Model | None) -> EngineModel:
+    if card is None:
+        return EngineModel(own_name)
+    return EngineModel(own_name, card.context, adapter=card.parent is not None)
 
 
 _models_decoder = msgspec.json.Decoder(_ModelList)
@@ -66,8 +89,11 @@ class Prober:
             await self.probe(engine)
             self._first_round[engine].set()
             await asyncio.sleep(min(_SOONEST_S, self._config.interval))
+            interval = self._config.interval
+            if not engine.health.healthy:
+                interval = min(interval, _WHILE_DOWN_S)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, self._config.interval - _SOONEST_S)):
+                async with asyncio.timeout(max(0.0, interval - _SOONEST_S)):
                     await wake.wait()
 
     async def probe(self, engine: EngineHandle) -> None:
@@ -92,12 +118,12 @@ class Prober:
             listed = _models_decoder.decode(await self._get(engine, "/v1/models"))
         except msgspec.MsgspecError as error:
             raise UpstreamFailure(f"/v1/models is not a list of models ({error})") from None
-        lengths = {model.id: model.max_model_len for model in listed.data}
-        names = engine.declared_models or {name: name for name in lengths}
+        cards = {model.id: model for model in listed.data}
+        names = engine.declared_models or {name: name for name in cards}
         if not names:
             raise UpstreamFailure("it serves no model")
         self._dispatcher.fleet.set_models(
-            engine, [(name, EngineModel(own, lengths.get(own))) for name, own in names.items()]
+            engine, [(name, _engine_model(own, cards.get(own))) for name, own in names.items()]
         )
 
     async def _read_load(self, engine: EngineHandle) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +20,17 @@ BYTES_PER_TOKEN = 4
 DEFAULT_MAX_TOKENS = 256
 """What a request without `max_tokens` is taken to generate, for weighing."""
 
+_STORED = b"/v1/responses/"
 _MULTIPART_MODEL = re.compile(rb'name="model"\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]{1,512})\r\n')
+
+
+_id_prefix = f"req-{os.urandom(6).hex()}".encode()
+_id_numbers = itertools.count(1)
+
+
+def new_request_id() -> bytes:
+    """An id that no other request has, of this process or another."""
+    return b"%b%08x" % (_id_prefix, next(_id_numbers))
 
 
 class Urgency(IntEnum):
@@ -35,7 +47,17 @@ _URGENCY = {b"high": Urgency.HIGH, b"normal": Urgency.NORMAL, b"low": Urgency.LO
 class Request:
     """One HTTP request, body and all. Field names are in lower case."""
 
-    __slots__ = ("body", "fields", "headers", "http11", "id", "keep_alive", "method", "target")
+    __slots__ = (
+        "body",
+        "fields",
+        "headers",
+        "http11",
+        "id",
+        "keep_alive",
+        "method",
+        "path",
+        "target",
+    )
 
     def __init__(
         self,
@@ -51,6 +73,7 @@ class Request:
         self.method = method
         self.target = target
         """Path and query, as sent."""
+        self.path = target.partition(b"?")[0]
         self.headers = headers
         self.fields = dict(headers)
         self.body = body
@@ -58,9 +81,8 @@ class Request:
         self.keep_alive = keep_alive
         self.id = request_id
 
-    @property
-    def path(self) -> str:
-        return self.target.partition(b"?")[0].decode("ascii", "replace")
+
+_NONE = msgspec.Raw()
 
 
 class _Body(msgspec.Struct):
@@ -69,17 +91,18 @@ class _Body(msgspec.Struct):
     model: str | None = None
     stream: bool | None = None
     user: str | None = None
+    previous_response_id: str | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     max_output_tokens: int | None = None
-    messages: msgspec.Raw = msgspec.Raw()
-    prompt: msgspec.Raw = msgspec.Raw()
-    input: msgspec.Raw = msgspec.Raw()
-    system: msgspec.Raw = msgspec.Raw()
-    instructions: msgspec.Raw = msgspec.Raw()
-    tools: msgspec.Raw = msgspec.Raw()
-    response_format: msgspec.Raw = msgspec.Raw()
-    structured_outputs: msgspec.Raw = msgspec.Raw()
+    messages: msgspec.Raw = _NONE
+    prompt: msgspec.Raw = _NONE
+    input: msgspec.Raw = _NONE
+    system: msgspec.Raw = _NONE
+    instructions: msgspec.Raw = _NONE
+    tools: msgspec.Raw = _NONE
+    response_format: msgspec.Raw = _NONE
+    structured_outputs: msgspec.Raw = _NONE
 
 
 _decoder = msgspec.json.Decoder(_Body, strict=False)
@@ -91,7 +114,7 @@ _WHERE = re.compile(r" - at `\$\.?([^`]*)`")
 class Features:
     """What a policy may look at."""
 
-    path: str
+    path: bytes
     model: str | None = None
     """The model meant: the client's name for it until the fleet resolves it."""
     asked_model: str | None = None
@@ -110,21 +133,21 @@ class Features:
     """What precedes the conversation in the prompt: system text and tools, as JSON."""
     prompt: bytes = b""
     """The messages, prompt or input, as JSON."""
+    stored: bool = False
+    """Whether it is about something that only one engine keeps: a stored response."""
     has_tools: bool = False
     has_schema: bool = False
     """Whether the answer must follow a schema or grammar."""
+    prompt_tokens: int = 1
+    """A rough count of the prompt's tokens."""
+    output_tokens: int = DEFAULT_MAX_TOKENS
+    """How many tokens the request may generate, or a guess."""
+    tokens: list[int] | None = None
+    """The prompt's tokens, where the policy wants them and an engine has told."""
+    adapter: str | None = None
+    """The LoRA adapter asked for, which caches are told apart by."""
     block_hashes: list[int] | None = None
     """Chained hashes of the prompt's blocks, once a policy has asked for them."""
-
-    @property
-    def prompt_tokens(self) -> int:
-        """A rough count of the prompt's tokens."""
-        return (len(self.preamble) + len(self.prompt)) // BYTES_PER_TOKEN + 1
-
-    @property
-    def output_tokens(self) -> int:
-        """How many tokens the request may generate, or a guess."""
-        return DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens
 
     @property
     def words(self) -> int:
@@ -152,7 +175,7 @@ class Features:
 
 def read_features(request: Request) -> Features:
     """Read what routing needs. Raises `InvalidRequest` when the body is not a JSON object."""
-    features = Features(path=request.path)
+    features = Features(path=request.path, stored=request.path.startswith(_STORED))
     fields = request.fields
     session = fields.get(b"x-session-id")
     if session is not None:
@@ -192,16 +215,29 @@ def read_features(request: Request) -> Features:
     features.model = features.asked_model = body.model
     features.stream = bool(body.stream)
     features.user = body.user
+    if body.previous_response_id is not None:
+        features.stored = True
     features.caller = features.caller or body.user or ""
     features.max_tokens = _first(
         body.max_tokens, body.max_completion_tokens, body.max_output_tokens
     )
-    features.preamble = bytes(body.system) + bytes(body.instructions) + bytes(body.tools)
-    features.prompt = bytes(body.messages) or bytes(body.prompt) or bytes(body.input)
-    features.has_tools = bytes(body.tools) not in (b"", b"null", b"[]")
-    features.has_schema = b"json_schema" in bytes(body.response_format) or bytes(
-        body.structured_outputs
-    ) not in (b"", b"null")
+    features.output_tokens = (
+        DEFAULT_MAX_TOKENS if features.max_tokens is None else features.max_tokens
+    )
+    for part in (body.system, body.instructions, body.tools):
+        if part is not _NONE:
+            features.preamble += bytes(part)
+    for part in (body.messages, body.prompt, body.input):
+        if part is not _NONE:
+            features.prompt = bytes(part)
+            break
+    features.prompt_tokens = (len(features.preamble) + len(features.prompt)) // BYTES_PER_TOKEN + 1
+    if body.tools is not _NONE:
+        features.has_tools = bytes(body.tools) not in (b"null", b"[]")
+    if body.response_format is not _NONE:
+        features.has_schema = b"json_schema" in bytes(body.response_format)
+    if body.structured_outputs is not _NONE:
+        features.has_schema = bytes(body.structured_outputs) != b"null"
     return features
 
 

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+from collections.abc import Callable, Sequence
 
+from stoker.api.errors import ApiError, method_not_allowed
+from stoker.router import batch_route, xgen
+from stoker.router.batch_handler import BatchHandler
 from stoker.router.config import Config
 from stoker.router.control import Control
 from stoker.router.dispatcher import Dispatcher
 from stoker.router.downstream import ClientConnection, Work
 from stoker.router.policies import POLICIES
+from stoker.router.policies.kv import Kv
 from stoker.router.prober import Prober
 from stoker.router.request import Request
-from stoker.router.wire import own_headers
+from stoker.router.wire import error_headers, own_headers
+
+log = logging.getLogger(__name__)
 
 _SWEEP_S = 1.0
 
@@ -26,9 +34,12 @@ class RouterServer:
         self.dispatcher = Dispatcher(config, POLICIES[config.router.policy](), self.loop)
         self.connections: set[ClientConnection] = set()
         self._control = Control(self.dispatcher, self.connections.__len__)
+        self._batches = BatchHandler(self.dispatcher)
+        self._services = xgen.PATHS | {batch_route.PATH}
         self._prober = Prober(self.dispatcher)
         self._tasks: list[asyncio.Task[None]] = []
         self._server: asyncio.Server | None = None
+        self._managed: frozenset[str] = frozenset()
 
     @property
     def draining(self) -> bool:
@@ -41,20 +52,29 @@ class RouterServer:
         port: int = self._server.sockets[0].getsockname()[1]
         return port
 
+    @property
+    def url(self) -> str:
+        """The address it listens on."""
+        host = self.config.router.host
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
     def describe(self) -> list[str]:
         """A line for each engine, for whoever starts the router."""
         lines = []
         for engine in self.dispatcher.fleet.engines.values():
-            state = ", ".join(engine.models) if engine.health.healthy else engine.health.reason
+            state = ", ".join(engine.models)
+            if not engine.health.healthy:
+                state = "starting" if engine.name in self._managed else engine.health.reason
             lines.append(f"{engine.name} ({engine.kind}, {engine.address.host_header}): {state}")
         return lines
 
     async def start(self) -> None:
         """Watch the engines and, once each has been probed, listen."""
-        self._tasks = [
+        self._tasks += [
             self.loop.create_task(self._prober.run(), name="prober"),
             self.loop.create_task(self._sweep(), name="sweep"),
         ]
+        self._follow_caches()
         await self._prober.all_probed()
         self._server = await self.loop.create_server(
             lambda: ClientConnection(self),
@@ -62,6 +82,42 @@ class RouterServer:
             self.config.router.port,
             backlog=4096,
         )
+
+    def _follow_caches(self) -> None:
+        """For the policy that goes by it: keep up with what engines' KV caches hold."""
+        policy = self.dispatcher.policy
+        if not isinstance(policy, Kv):
+            return
+        from stoker.router.kv.subscriber import Subscriber
+
+        self.dispatcher.wants_tokens = True
+        for engine in self.dispatcher.fleet.engines.values():
+            if engine.kv_events is not None:
+                subscriber = Subscriber(
+                    engine, policy.index, events=engine.kv_events, replay=engine.kv_replay
+                )
+                name = f"KV events of {engine.name}"
+                self._tasks.append(self.loop.create_task(subscriber.run(), name=name))
+
+    def manage(self, names: Sequence[str], restart: Callable[[str], None]) -> None:
+        """The engines of these names run here: call `restart` for one that was well and has
+        answered no probe for `supervision.hung` seconds."""
+        limit = self.config.supervision.hung
+
+        self._managed = frozenset(names)
+
+        async def watch() -> None:
+            while True:
+                await asyncio.sleep(min(limit / 4, _SWEEP_S))
+                for name in names:
+                    engine = self.dispatcher.fleet.engines[name]
+                    hung = engine.health.was_healthy and not engine.health.healthy
+                    if hung and self.loop.time() - engine.down_since >= limit:
+                        log.warning("engine %s has not answered for %g s", name, limit)
+                        engine.down_since = self.loop.time()
+                        restart(name)
+
+        self._tasks.append(self.loop.create_task(watch(), name="hung engines"))
 
     async def stop(self) -> None:
         """Take nothing new, let what is under way finish for `router.drain` seconds, close."""
@@ -90,7 +146,22 @@ class RouterServer:
             ]
             connection.respond(reply.status, headers, reply.body)
             return None
-        return self.dispatcher.submit(request, connection)
+        if request.path not in self._services:
+            return self.dispatcher.submit(request, connection)
+        try:
+            return self._serve(request, connection)
+        except ApiError as error:
+            headers = error_headers(error) + own_headers(request.id, "refused")
+            connection.respond(error.status, headers, error.body())
+            return None
+
+    def _serve(self, request: Request, connection: ClientConnection) -> Work | None:
+        """One of the services made of several requests or of other words."""
+        if request.method != b"POST":
+            raise method_not_allowed(request.method.decode(), request.path.decode(), "POST")
+        if request.path == batch_route.PATH:
+            return batch_route.BatchWork(request, connection, self._batches)
+        return xgen.generate(request, connection, self.dispatcher)
 
     async def _sweep(self) -> None:
         """Close the connections of clients that are idle or too slow."""

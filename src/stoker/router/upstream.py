@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -47,6 +48,8 @@ class ResponseHead:
 
     status: int
     headers: Headers
+    fields: Mapping[bytes, bytes]
+    """The same by name; of a name given twice, the last."""
 
 
 class Receiver(Protocol):
@@ -90,6 +93,7 @@ class UpstreamConnection(asyncio.Protocol):
         assert self._transport is not None
         self._receiver = receiver
         self._answered = False
+        self._head_bytes = 0
         if len(body) < 65536:
             self._transport.write(head + body)
         else:
@@ -132,6 +136,11 @@ class UpstreamConnection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._fail(f"the answer is not HTTP ({error})")
             return
+        if not self._in_body and not self._complete:
+            self._head_bytes += len(data)
+            if self._head_bytes > _MAX_HEAD_BYTES:
+                self._fail("the answer's header is too large")
+                return
         if self._head is not None:
             head, self._head = self._head, None
             receiver.on_head(head)
@@ -160,12 +169,8 @@ class UpstreamConnection(asyncio.Protocol):
         if self._complete:
             self._keep_alive = False  # a second answer nobody asked for
         self._headers = []
-        self._head_bytes = 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._head_bytes += len(name) + len(value)
-        if self._head_bytes > _MAX_HEAD_BYTES:
-            raise ValueError("the answer's header is too large")
         self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
@@ -173,14 +178,14 @@ class UpstreamConnection(asyncio.Protocol):
         if status < 200 or self._complete:
             return
         self._in_body = True
-        names = {name for name, _ in self._headers}
+        fields = dict(self._headers)
         self._until_close = (
-            b"content-length" not in names
-            and b"transfer-encoding" not in names
+            b"content-length" not in fields
+            and b"transfer-encoding" not in fields
             and status not in (204, 304)
         )
         self._keep_alive = self._parser.should_keep_alive() and not self._until_close
-        self._head = ResponseHead(status, self._headers)
+        self._head = ResponseHead(status, self._headers, fields)
 
     def on_body(self, chunk: bytes) -> None:
         if not self._complete:

@@ -42,14 +42,14 @@ def status_line(status: int) -> bytes:
     return _STATUS_LINES.get(status) or b"HTTP/1.1 %d Status\r\n" % status
 
 
-def end_to_end(headers: Headers, dropped: frozenset[bytes]) -> list[tuple[bytes, bytes]]:
-    """The fields that pass to the next hop: not those `dropped`, nor those Connection names."""
-    kept = [field for field in headers if field[0] not in dropped]
-    for name, value in headers:
-        if name == b"connection" and value.lower() not in (b"close", b"keep-alive"):
-            named = {part.strip().lower() for part in value.split(b",")}
-            kept = [field for field in kept if field[0] not in named]
-    return kept
+def end_to_end(
+    headers: Headers, connection: bytes | None, dropped: frozenset[bytes]
+) -> list[tuple[bytes, bytes]]:
+    """The fields that pass to the next hop: not those `dropped`, nor those that `connection`,
+    the value of the Connection field, names."""
+    if connection is not None and connection.lower() not in (b"close", b"keep-alive"):
+        dropped = dropped | {part.strip().lower() for part in connection.split(b",")}
+    return [field for field in headers if field[0] not in dropped]
 
 
 def join_headers(headers: Iterable[tuple[bytes, bytes]]) -> bytes:

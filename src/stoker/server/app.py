@@ -24,12 +24,15 @@ from stoker.api.errors import (
     route_not_found,
 )
 from stoker.errors import StokerError
-from stoker.server import chat, completions, health, metrics_route, models, tokenize
+from stoker.server import chat, chat_batch, completions, health, metrics_route, models, tokenize
 from stoker.server.config import ServerConfig
 from stoker.server.connection import ClientDisconnected
+from stoker.server.errors import error_body
 from stoker.server.keys import KeyRing
+from stoker.server.messages import routes as messages
 from stoker.server.middleware import Gate
 from stoker.server.openapi import build_openapi
+from stoker.server.responses import routes as responses
 from stoker.server.state import ServedModel, ServerState
 
 log = logging.getLogger(__name__)
@@ -38,7 +41,7 @@ LoadModel = Callable[[], ServedModel]
 """Loads the model; called in a thread, while the server already answers (with 503)."""
 
 
-def create_app(config: ServerConfig, load: LoadModel) -> FastAPI:
+def create_app(config: ServerConfig, keys: KeyRing, load: LoadModel) -> FastAPI:
     """An application that answers for the model that `load` brings."""
     state = ServerState(config)
 
@@ -59,14 +62,20 @@ def create_app(config: ServerConfig, load: LoadModel) -> FastAPI:
         redoc_url=None,
     )
     app.state.server = state
-    for module in (chat, completions, models, tokenize, health, metrics_route):
+    for module in (
+        chat,
+        chat_batch,
+        completions,
+        responses,
+        messages,
+        models,
+        tokenize,
+        health,
+        metrics_route,
+    ):
         app.include_router(module.router)
     _handle_errors(app)
-    app.add_middleware(
-        Gate,
-        state=state,
-        keys=KeyRing(config.api_keys, config.api_key_file),
-    )
+    app.add_middleware(Gate, state=state, keys=keys)
     if config.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -94,24 +103,24 @@ async def _load(state: ServerState, load: LoadModel) -> None:
 
 
 def _handle_errors(app: FastAPI) -> None:
-    async def stoker_error(_: Request, error: Exception) -> Response:
+    async def stoker_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, StokerError)
-        return _response(from_exception(error))
+        return _response(from_exception(error), request)
 
-    async def validation_error(_: Request, error: Exception) -> Response:
+    async def validation_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return _response(from_validation(error.errors(), error.body))
+        return _response(from_validation(error.errors(), error.body), request)
 
     async def http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         path = request.url.path
         if error.status_code == 404:
-            return _response(route_not_found(request.method, path))
+            return _response(route_not_found(request.method, path), request)
         if error.status_code == 405:
             allow = (error.headers or {}).get("Allow")
-            return _response(method_not_allowed(request.method, path, allow))
+            return _response(method_not_allowed(request.method, path, allow), request)
         if error.status_code < 500:
-            return _response(bad_request(str(error.detail)))
+            return _response(bad_request(str(error.detail)), request)
         raise error
 
     async def client_left(_: Request, __: Exception) -> Response:
@@ -124,5 +133,7 @@ def _handle_errors(app: FastAPI) -> None:
     app.add_exception_handler(ClientDisconnect, client_left)
 
 
-def _response(error: ApiError) -> Response:
-    return Response(error.body(), error.status, error.headers, media_type="application/json")
+def _response(error: ApiError, request: Request) -> Response:
+    return Response(
+        error_body(error, request.scope), error.status, error.headers, media_type="application/json"
+    )

@@ -7,32 +7,33 @@ import time
 from fastapi import APIRouter, Request, Response
 
 from stoker.api.openai import (
-    AnswerMessage,
     ChatChoice,
     ChatCompletion,
     ChatCompletionChunk,
     ChatCompletionRequest,
 )
-from stoker.api.sse import ChunkWriter, json_string
+from stoker.api.sse import DONE, ChunkWriter, json_string
+from stoker.api.tool_calls import merge
 from stoker.engine.outputs import CompletionOutput, RequestOutput
-from stoker.errors import InvalidRequest
 from stoker.model.tokenizer import Tokenizer
+from stoker.server.answer import (
+    AnswerParser,
+    AnswerReader,
+    delta_json,
+    finish_reason,
+)
+from stoker.server.conversation import prepare_chat, submit_chats
 from stoker.server.generation import (
     UsageCount,
     check_ended,
-    encode,
     finished_outputs,
     new_id,
-    submit,
-    wire_reason,
 )
 from stoker.server.logprobs import chat_logprobs, prompt_logprobs
 from stoker.server.openapi import describe
-from stoker.server.params import sampling_params
 from stoker.server.parse import parse_body
-from stoker.server.render import render_messages
 from stoker.server.state import state_of
-from stoker.server.stream import EventStream
+from stoker.server.stream import Encoder, EventStream
 
 router = APIRouter(tags=["chat"])
 
@@ -47,35 +48,18 @@ async def create_chat_completion(http: Request) -> Response:
     model = state.ready()
     request = await parse_body(http, ChatCompletionRequest)
     name = state.check_name(request.model)
-    params = sampling_params(request, max_tokens=request.token_limit, logprobs=request.num_logprobs)
-    begin_answer = request.add_generation_prompt
-    if begin_answer is None:
-        begin_answer = not request.continue_final_message
-    text = render_messages(
-        model.template,
-        request.messages,
-        add_generation_prompt=begin_answer,
-        continue_final_message=bool(request.continue_final_message),
-        variables=request.chat_template_kwargs,
-    )
-    prompt = await encode(model.tokenizer, text, add_special_tokens=False)
-    answer_id = new_id("chatcmpl")
-    created = int(time.time())
-    try:
-        streams = submit(model, answer_id, [prompt], params, priority=request.priority or 0)
-    except InvalidRequest as error:
-        if error.param == "prompt":
-            error.param = "messages"
-        elif error.param == "max_tokens" and request.max_completion_tokens is not None:
-            error.param = "max_completion_tokens"
-        raise
     config = state.config
+    chat = await prepare_chat(model, config, request)
+    answer_id = new_id("chatcmpl-")
+    created = int(time.time())
+    streams = submit_chats(model, answer_id, [chat], request)
     if request.stream:
         encoder = ChatEncoder(
             ChunkWriter(
                 answer_id=answer_id, kind="chat.completion.chunk", created=created, model=name
             ),
             model.tokenizer,
+            chat.reader,
             num_logprobs=request.num_logprobs,
             include_usage=request.include_usage or config.force_include_usage,
             continuous_usage=request.continuous_usage,
@@ -94,7 +78,8 @@ async def create_chat_completion(http: Request) -> Response:
         created=created,
         model=name,
         choices=[
-            _choice(choice, request.num_logprobs, model.tokenizer) for choice in output.outputs
+            chat_choice(choice, chat.reader, request.num_logprobs, model.tokenizer)
+            for choice in output.outputs
         ],
         usage=usage.usage(),
         prompt_logprobs=prompt_logprobs(output.prompt_logprobs),
@@ -102,26 +87,31 @@ async def create_chat_completion(http: Request) -> Response:
     return Response(answer.model_dump_json(), media_type="application/json")
 
 
-def _choice(choice: CompletionOutput, num_logprobs: int | None, tokenizer: Tokenizer) -> ChatChoice:
+def chat_choice(
+    choice: CompletionOutput, reader: AnswerReader, num_logprobs: int | None, tokenizer: Tokenizer
+) -> ChatChoice:
+    """A whole answer as the choice that it is."""
     logprobs = None
     if num_logprobs is not None:
         logprobs = chat_logprobs(choice.logprobs or [], num_logprobs, tokenizer)
+    message = reader.read(choice.text)
     return ChatChoice(
         index=choice.index,
-        message=AnswerMessage(content=choice.text),
+        message=message,
         logprobs=logprobs,
-        finish_reason=wire_reason(choice.finish_reason),
+        finish_reason=finish_reason(choice, has_calls=message.tool_calls is not None),
         stop_reason=choice.stop_reason,
     )
 
 
-class ChatEncoder:
+class ChatEncoder(Encoder):
     """Outputs as chat chunks: the role first, then pieces of text, then why it ended."""
 
     def __init__(
         self,
         writer: ChunkWriter,
         tokenizer: Tokenizer,
+        reader: AnswerReader,
         *,
         num_logprobs: int | None,
         include_usage: bool,
@@ -133,7 +123,8 @@ class ChatEncoder:
         self._include_usage = include_usage
         self._continuous_usage = continuous_usage
         self._usage = UsageCount()
-        self._started: set[int] = set()
+        self._reader = reader
+        self._parsers: dict[int, AnswerParser] = {}
 
     def encode(self, prompt_index: int, output: RequestOutput) -> bytes:
         self._usage.add(prompt_index, output)
@@ -143,8 +134,9 @@ class ChatEncoder:
         events: list[str] = []
         for choice in output.outputs:
             index = choice.index
-            if index not in self._started:
-                self._started.add(index)
+            parser = self._parsers.get(index)
+            if parser is None:
+                parser = self._parsers[index] = self._reader.parser()
                 events.append(
                     self._chunk(
                         f'{{"index":{index},"delta":{{"role":"assistant","content":""}},'
@@ -152,23 +144,36 @@ class ChatEncoder:
                         usage,
                     )
                 )
-            if choice.text or choice.logprobs:
+            logprobs = self._logprobs(choice)
+            for delta in self._deltas(choice, parser):
                 events.append(
                     self._chunk(
-                        f'{{"index":{index},"delta":{{"content":{json_string(choice.text)}}},'
-                        f'"logprobs":{self._logprobs(choice)},"finish_reason":null}}',
+                        f'{{"index":{index},"delta":{delta},"logprobs":{logprobs},'
+                        '"finish_reason":null}',
                         usage,
                     )
                 )
+                logprobs = "null"
             if choice.finish_reason is not None:
                 check_ended(choice)
-                events.append(self._chunk(_last(choice), usage))
+                events.append(self._chunk(_last(choice, has_calls=parser.has_calls), usage))
         return "".join(events).encode()
+
+    def _deltas(self, choice: CompletionOutput, parser: AnswerParser) -> list[str]:
+        """What is new of an answer; with log-probabilities at least one delta to carry them."""
+        if self._reader.is_plain:
+            if choice.text or choice.logprobs:
+                return [f'{{"content":{json_string(choice.text)}}}']
+            return []
+        found = parser.feed(choice.text)
+        if choice.finish_reason is not None:
+            found = merge(found + parser.finish())
+        return [delta_json(delta) for delta in found] or (["{}"] if choice.logprobs else [])
 
     def end(self) -> bytes:
         if not self._include_usage:
-            return b""
-        return self._chunk("", self._usage.usage().model_dump_json()).encode()
+            return DONE
+        return self._chunk("", self._usage.usage().model_dump_json()).encode() + DONE
 
     def _logprobs(self, choice: CompletionOutput) -> str:
         if self._num_logprobs is None:
@@ -178,12 +183,13 @@ class ChatEncoder:
         ).model_dump_json()
 
 
-def _last(choice: CompletionOutput) -> str:
+def _last(choice: CompletionOutput, *, has_calls: bool) -> str:
     reason = choice.stop_reason
     stop_reason = (
         "null" if reason is None else json_string(reason) if isinstance(reason, str) else reason
     )
     return (
         f'{{"index":{choice.index},"delta":{{}},"logprobs":null,'
-        f'"finish_reason":"{choice.finish_reason}","stop_reason":{stop_reason}}}'
+        f'"finish_reason":"{finish_reason(choice, has_calls=has_calls)}",'
+        f'"stop_reason":{stop_reason}}}'
     )

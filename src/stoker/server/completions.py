@@ -9,12 +9,15 @@ from collections.abc import Sequence
 from fastapi import APIRouter, Request, Response
 
 from stoker.api.openai import Completion, CompletionChoice, CompletionRequest, PromptLogprobs
-from stoker.api.sse import ChunkWriter, json_string
+from stoker.api.sse import DONE, ChunkWriter, json_string
 from stoker.engine.outputs import CompletionOutput, RequestOutput
 from stoker.model.tokenizer import Tokenizer
+from stoker.server.constraint import constraint
 from stoker.server.generation import (
+    EnginePrompt,
     UsageCount,
     check_ended,
+    constrain,
     encode,
     finished_outputs,
     new_id,
@@ -26,7 +29,7 @@ from stoker.server.openapi import describe
 from stoker.server.params import sampling_params
 from stoker.server.parse import parse_body
 from stoker.server.state import ServedModel, state_of
-from stoker.server.stream import EventStream
+from stoker.server.stream import Encoder, EventStream
 
 router = APIRouter(tags=["completions"])
 
@@ -39,14 +42,23 @@ async def create_completion(http: Request) -> Response:
     request = await parse_body(http, CompletionRequest)
     name = state.check_name(request.model)
     params = sampling_params(
-        request, max_tokens=max(request.token_limit, 1), logprobs=request.logprobs
+        request,
+        max_tokens=max(request.token_limit, 1),
+        logprobs=request.logprobs,
+        sampling_mode=state.config.sampling_mode,
     )
+    await constrain(model, params, constraint(request, model.tokenizer))
     if request.echo and request.logprobs is not None:
         params.prompt_logprobs = max(params.prompt_logprobs or 0, request.logprobs)
     prompts = await _tokenize(model, request)
-    answer_id = new_id("cmpl")
+    answer_id = new_id("cmpl-")
     created = int(time.time())
-    streams = submit(model, answer_id, prompts, params, priority=request.priority or 0)
+    streams = submit(
+        model,
+        answer_id,
+        [EnginePrompt(prompt, params) for prompt in prompts],
+        priority=request.priority or 0,
+    )
     config = state.config
     choices = ChoiceMaker(request, prompts, model.tokenizer)
     if request.stream:
@@ -160,7 +172,7 @@ class ChoiceMaker:
         return self._tokenizer.decode(prompt, skip_special_tokens=False)
 
 
-class CompletionEncoder:
+class CompletionEncoder(Encoder):
     """Outputs as completion chunks."""
 
     def __init__(
@@ -204,5 +216,5 @@ class CompletionEncoder:
 
     def end(self) -> bytes:
         if not self._include_usage:
-            return b""
-        return self._chunk("", self._usage.usage().model_dump_json()).encode()
+            return DONE
+        return self._chunk("", self._usage.usage().model_dump_json()).encode() + DONE

@@ -1,10 +1,11 @@
-"""What chat and text completions do alike: submit, wait, count, and judge how it ended."""
+"""What all routes that generate do alike: submit, wait, count, and judge how it ended."""
 
 from __future__ import annotations
 
 import asyncio
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import cast
 
 from starlette.types import Receive
@@ -13,7 +14,7 @@ from stoker.api.errors import ApiError, timed_out, unavailable
 from stoker.api.openai import FinishReason, PromptTokensDetails, Usage
 from stoker.engine.async_engine import RequestStream
 from stoker.engine.outputs import CompletionOutput, RequestOutput
-from stoker.engine.sampling_params import SamplingParams
+from stoker.engine.sampling_params import SamplingParams, StructuredOutputsParams
 from stoker.model.tokenizer import Tokenizer
 from stoker.server.connection import while_connected
 from stoker.server.state import ServedModel
@@ -30,14 +31,34 @@ async def encode(tokenizer: Tokenizer, text: str, *, add_special_tokens: bool) -
 
 
 def new_id(prefix: str) -> str:
-    return f"{prefix}-{uuid.uuid4().hex}"
+    return f"{prefix}{uuid.uuid4().hex}"
+
+
+async def constrain(
+    model: ServedModel, params: SamplingParams, wanted: StructuredOutputsParams | None
+) -> None:
+    """Have `params` ask for `wanted`, compiled without holding up the event loop.
+
+    Raises:
+        InvalidRequest: it cannot be compiled.
+    """
+    params.structured_outputs = wanted
+    if wanted is not None:
+        await asyncio.to_thread(model.engine.engine.prepare, params)
+
+
+@dataclass(frozen=True, slots=True)
+class EnginePrompt:
+    """What the engine is asked to continue, and how."""
+
+    token_ids: Sequence[int]
+    params: SamplingParams
 
 
 def submit(
     model: ServedModel,
     answer_id: str,
-    prompts: Sequence[Sequence[int]],
-    params: SamplingParams,
+    prompts: Sequence[EnginePrompt],
     *,
     priority: int,
 ) -> list[RequestStream]:
@@ -50,7 +71,9 @@ def submit(
         for index, prompt in enumerate(prompts):
             request_id = answer_id if len(prompts) == 1 else f"{answer_id}-{index}"
             streams.append(
-                model.engine.generate(prompt, params, request_id=request_id, priority=priority)
+                model.engine.generate(
+                    prompt.token_ids, prompt.params, request_id=request_id, priority=priority
+                )
             )
     except BaseException:
         for stream in streams:
@@ -94,6 +117,12 @@ def check_ended(choice: CompletionOutput) -> None:
     if choice.finish_reason == "abort":
         raise unavailable(
             "The server shut down before the answer was finished.", code="shutting_down"
+        )
+    if choice.finish_reason == "error" and isinstance(choice.stop_reason, str):
+        raise ApiError(
+            400,
+            f"The answer cannot be finished in the form that was asked for: {choice.stop_reason}",
+            code="structured_output_failed",
         )
     if choice.finish_reason == "error":
         raise ApiError(

@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from stoker.errors import InvalidRequest
+
 log = logging.getLogger(__name__)
 
 RELOAD_INTERVAL = 1.0
@@ -16,17 +18,26 @@ RELOAD_INTERVAL = 1.0
 
 
 class KeyRing:
-    """Says whether a key is known, in a time that does not depend on how much of it is right."""
+    """Says whether a key is known, in a time that does not depend on how much of it is right.
+
+    A file holds a key a line; `#` begins a comment. It is read again when it changes.
+    """
 
     def __init__(self, keys: Iterable[str] = (), file: Path | None = None) -> None:
+        """Raises `InvalidRequest` if `file` cannot be read."""
         self._fixed = frozenset(_digest(key) for key in keys)
         self._file = file
         self._from_file: frozenset[bytes] = frozenset()
         self._stamp: tuple[int, int, int] | None = None
         self._next_look = 0.0
         if file is not None:
-            self._from_file = _read(file)
-            self._stamp = _stamp(file)
+            try:
+                self._stamp = _stamp(file)
+                self._from_file = _read(file)
+            except (OSError, UnicodeDecodeError) as error:
+                raise InvalidRequest(
+                    f"--api-key-file {file} cannot be read: {error}", param="api_key_file"
+                ) from None
 
     @property
     def required(self) -> bool:

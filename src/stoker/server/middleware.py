@@ -14,6 +14,7 @@ import uuid
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stoker.api.errors import ApiError, body_too_large, internal_error, unauthorized
+from stoker.server.errors import error_body, is_anthropic
 from stoker.server.keys import KeyRing
 from stoker.server.state import ServerState
 
@@ -44,7 +45,9 @@ class Gate:
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
         state["send"] = send
-        id_header = (b"x-request-id", request_id.encode())
+        ids = [(b"x-request-id", request_id.encode())]
+        if is_anthropic(scope["path"]):
+            ids.append((b"request-id", request_id.encode()))
         status = 0
         began = time.monotonic()
         counts = scope["method"] == "POST"
@@ -54,7 +57,7 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), id_header]
+                message["headers"] = [*message.get("headers", ()), *ids]
             await send(message)
 
         try:
@@ -64,12 +67,12 @@ class Gate:
         except ApiError as error:
             if status:
                 raise
-            await send_error(error, send_with_id)
+            await send_error(error, scope, send_with_id)
         except Exception:
             log.exception("request %s failed: %s %s", request_id, scope["method"], scope["path"])
             if status:
                 raise
-            await send_error(internal_error(request_id), send_with_id)
+            await send_error(internal_error(request_id), scope, send_with_id)
         finally:
             self.state.active -= counts
             if self.log_requests:
@@ -110,9 +113,9 @@ class Gate:
         return counted
 
 
-async def send_error(error: ApiError, send: Send) -> None:
+async def send_error(error: ApiError, scope: Scope, send: Send) -> None:
     """A whole response from an error."""
-    body = error.body()
+    body = error_body(error, scope)
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),

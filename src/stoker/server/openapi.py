@@ -33,26 +33,34 @@ _ERRORS = {
 
 
 def describe(
-    request: type[BaseModel], response: type[BaseModel], *, chunk: type[BaseModel] | None = None
+    request: type[BaseModel],
+    response: type[BaseModel],
+    *,
+    chunk: type[BaseModel] | None = None,
+    error: type[BaseModel] = ErrorResponse,
 ) -> dict[str, Any]:
     """Arguments for a route decorator: types of the body and of every answer.
 
-    `chunk` is what each event of a stream holds, for a route that can stream.
+    `chunk` is what each event of a stream holds, for a route that can stream; `error` the body
+    of every error.
     """
     _MODELS[request.__name__] = request
     success: dict[str, Any] = {"model": response, "description": "The answer."}
     if chunk is not None:
         _MODELS[chunk.__name__] = chunk
-        data = {
+        chunk_or_error = [
+            {"$ref": _REF.format(model=name)} for name in (chunk.__name__, ErrorResponse.__name__)
+        ]
+        json_data = {
             "type": "string",
-            "description": "A chunk, an error, or [DONE] at the end.",
             "contentMediaType": "application/json",
-            "contentSchema": {"$ref": _REF.format(model=chunk.__name__)},
+            "contentSchema": {"anyOf": chunk_or_error},
         }
+        data = {"anyOf": [{"const": "[DONE]"}, json_data]}
         event = {"type": "object", "required": ["data"], "properties": {"data": data}}
         success["content"] = {"text/event-stream": {"schema": event}}
     return {
-        "responses": {200: success, **errors(*_ERRORS)},
+        "responses": {200: success, **errors(*_ERRORS, model=error)},
         "openapi_extra": {
             "requestBody": {
                 "required": True,
@@ -64,9 +72,11 @@ def describe(
     }
 
 
-def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def errors(
+    *statuses: int, model: type[BaseModel] = ErrorResponse
+) -> dict[int | str, dict[str, Any]]:
     """The `responses` entries for error statuses."""
-    return {status: {"model": ErrorResponse, "description": _ERRORS[status]} for status in statuses}
+    return {status: {"model": model, "description": _ERRORS[status]} for status in statuses}
 
 
 def build_openapi(app: FastAPI) -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
-from stoker.api.fields import SamplingFields
+from stoker.api.generation import GenerationFields
+from stoker.api.sampling_presets import PRESETS, choose_preset
 from stoker.engine.sampling_params import RequestOutputKind, SamplingParams
 
 _SAME_NAME = (
@@ -30,16 +32,23 @@ _SAME_NAME = (
 
 
 def sampling_params(
-    request: SamplingFields, *, max_tokens: int | None, logprobs: int | None
+    request: GenerationFields,
+    *,
+    max_tokens: int | None,
+    logprobs: int | None,
+    sampling_mode: str | None = None,
 ) -> SamplingParams:
-    """The request's fields where it gives them, the engine's defaults where it does not.
+    """The request's fields where it gives them, else those of its preset (`sampling_mode` if it
+    chooses none), else the engine's defaults.
 
     Raises:
         InvalidRequest: naming the field that is wrong.
     """
-    given: dict[str, Any] = {
-        name: value for name in _SAME_NAME if (value := getattr(request, name)) is not None
-    }
+    preset = choose_preset(request.sampling_mode, request.task_type, request.urgency)
+    if preset is None and sampling_mode is not None:
+        preset = PRESETS[sampling_mode]
+    given: dict[str, Any] = {} if preset is None else asdict(preset)
+    given |= {name: value for name in _SAME_NAME if (value := getattr(request, name)) is not None}
     if request.logit_bias is not None:
         given["logit_bias"] = {int(token): bias for token, bias in request.logit_bias.items()}
     kind = RequestOutputKind.DELTA if request.stream else RequestOutputKind.FINAL_ONLY

@@ -19,6 +19,7 @@ def render_messages(
     *,
     add_generation_prompt: bool,
     continue_final_message: bool = False,
+    tools: Sequence[Mapping[str, Any]] | None = None,
     variables: Mapping[str, Any] | None = None,
 ) -> str:
     """The messages through the model's chat template; `variables` are the template's own.
@@ -37,6 +38,7 @@ def render_messages(
             )
     text = template.render(
         [message.for_template() for message in messages],
+        tools,
         add_generation_prompt=add_generation_prompt,
         **(variables or {}),
     )

@@ -13,6 +13,7 @@ from stoker.engine.async_engine import AsyncEngine
 from stoker.model.template import ChatTemplate
 from stoker.model.tokenizer import Tokenizer
 from stoker.server.config import ServerConfig
+from stoker.server.responses.store import ResponseStore
 from stoker.telemetry.metrics import EngineMetrics
 
 
@@ -41,6 +42,7 @@ class ServerState:
         self.draining = False
         self.active = 0
         """Generating requests in flight."""
+        self.responses = ResponseStore(config.response_store_bytes, config.response_store_lifetime)
 
     def ready(self) -> ServedModel:
         """The model, if requests are taken now. Raises a 503 that says why not."""

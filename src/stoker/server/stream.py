@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Sequence
+from typing import ClassVar
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from stoker.api.errors import from_exception, internal_error, timed_out
+from stoker.api.errors import ApiError, from_exception, internal_error, timed_out
 from stoker.api.sse import DONE, KEEP_ALIVE, event
 from stoker.engine.async_engine import RequestStream
 from stoker.engine.outputs import RequestOutput
@@ -31,34 +32,36 @@ _HEADERS = [
 ]
 
 
-class Encoder(Protocol):
-    """Turns the engine's outputs into events."""
+class Encoder(ABC):
+    """Turns the engine's outputs into the events of one API."""
 
+    keep_alive: ClassVar[bytes] = KEEP_ALIVE
+    """What a silent stream carries."""
+
+    def begin(self) -> bytes:
+        """The events that come before the first output."""
+        return b""
+
+    @abstractmethod
     def encode(self, prompt_index: int, output: RequestOutput) -> bytes:
         """The events for one output of the request's `prompt_index`-th prompt; may be none."""
-        ...
 
+    @abstractmethod
     def end(self) -> bytes:
-        """What follows the last output, before `[DONE]`."""
-        ...
+        """What follows the last output, the mark of the end included."""
+
+    def fail(self, error: ApiError) -> bytes:
+        """What ends the stream in place of the rest of the answer."""
+        return event(error.body()) + DONE
 
 
-class EventStream(Response):
-    """Server-sent events from the streams of one request."""
+class LiveStream(Response, ABC):
+    """Server-sent events for as long as the client listens."""
 
-    def __init__(
-        self,
-        streams: Sequence[RequestStream],
-        encoder: Encoder,
-        *,
-        keep_alive_interval: float,
-        timeout: float | None,
-    ) -> None:
+    def __init__(self, *, keep_alive: bytes, keep_alive_interval: float) -> None:
         super().__init__(media_type="text/event-stream")
-        self._streams = streams
-        self._encoder = encoder
+        self._keep_alive = keep_alive
         self._interval = keep_alive_interval
-        self._timeout = timeout
         self._last_sent = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -69,17 +72,69 @@ class EventStream(Response):
             last = await first_of(self._run(scope, send), self._watch(receive, send))
             await send({"type": "http.response.body", "body": last, "more_body": False})
         except ClientDisconnected:
-            log.debug("client left; its requests are aborted")
+            log.debug("client left its stream")
         finally:
-            for stream in self._streams:
-                await stream.aclose()
+            await self._close()
 
+    @abstractmethod
     async def _run(self, scope: Scope, send: Send) -> bytes:
         """Send all events but the last, which are returned."""
+
+    async def _close(self) -> None:
+        """Whatever happened, nothing more is sent."""
+
+    async def _watch(self, receive: Receive, send: Send) -> None:
+        """Return when the client has gone; comment on a stream that is silent for long."""
+        clock = asyncio.get_running_loop().time
+        while True:
+            try:
+                async with asyncio.timeout(self._interval):
+                    if (await receive())["type"] == "http.disconnect":
+                        return
+            except TimeoutError:
+                if clock() - self._last_sent >= self._interval:
+                    await send(
+                        {"type": "http.response.body", "body": self._keep_alive, "more_body": True}
+                    )
+
+
+class ListenerStream(LiveStream):
+    """Events that are made elsewhere; they go on when this client leaves."""
+
+    def __init__(self, events: AsyncIterator[bytes], *, keep_alive_interval: float) -> None:
+        super().__init__(keep_alive=KEEP_ALIVE, keep_alive_interval=keep_alive_interval)
+        self._events = events
+
+    async def _run(self, scope: Scope, send: Send) -> bytes:
+        async for data in self._events:
+            await send({"type": "http.response.body", "body": data, "more_body": True})
+            self._last_sent = asyncio.get_running_loop().time()
+        return DONE
+
+
+class EventStream(LiveStream):
+    """Server-sent events from the streams of one request, which end with it."""
+
+    def __init__(
+        self,
+        streams: Sequence[RequestStream],
+        encoder: Encoder,
+        *,
+        keep_alive_interval: float,
+        timeout: float | None,
+    ) -> None:
+        super().__init__(keep_alive=encoder.keep_alive, keep_alive_interval=keep_alive_interval)
+        self._streams = streams
+        self._encoder = encoder
+        self._timeout = timeout
+
+    async def _run(self, scope: Scope, send: Send) -> bytes:
         try:
+            if data := self._encoder.begin():
+                await send({"type": "http.response.body", "body": data, "more_body": True})
             async with asyncio.timeout(self._timeout):
                 await self._pump_all(send)
-            return self._encoder.end() + DONE
+            return self._encoder.end()
         except TimeoutError:
             failure = timed_out(self._timeout or 0.0)
         except StokerError as error:
@@ -88,7 +143,11 @@ class EventStream(Response):
             request_id = scope["state"]["request_id"]
             log.exception("request %s failed in the middle of its stream", request_id)
             failure = internal_error(request_id)
-        return event(failure.body()) + DONE
+        return self._encoder.fail(failure)
+
+    async def _close(self) -> None:
+        for stream in self._streams:
+            await stream.aclose()
 
     async def _pump_all(self, send: Send) -> None:
         if len(self._streams) == 1:
@@ -108,17 +167,3 @@ class EventStream(Response):
             if data := encode(prompt_index, output):
                 await send({"type": "http.response.body", "body": data, "more_body": True})
                 self._last_sent = clock()
-
-    async def _watch(self, receive: Receive, send: Send) -> None:
-        """Return when the client has gone; comment on a stream that is silent for long."""
-        clock = asyncio.get_running_loop().time
-        while True:
-            try:
-                async with asyncio.timeout(self._interval):
-                    if (await receive())["type"] == "http.disconnect":
-                        return
-            except TimeoutError:
-                if clock() - self._last_sent >= self._interval:
-                    await send(
-                        {"type": "http.response.body", "body": KEEP_ALIVE, "more_body": True}
-                    )

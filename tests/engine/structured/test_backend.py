@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from llguidance import LLParserLimits
 
-from stoker.engine.sampling_params import StructuredOutputsParams
+from stoker.engine.sampling_params import ReasoningSpan, StructuredOutputsParams
 from stoker.engine.structured import GrammarBackend, MaskPool
 from stoker.errors import InvalidRequest
 from stoker.model.tokenizer import Tokenizer
@@ -300,3 +300,50 @@ def test_a_model_without_an_end_token_is_refused() -> None:
     backend = GrammarBackend(Endless(), 256)  # type: ignore[arg-type]
     with pytest.raises(InvalidRequest, match="end token"):
         compiled(backend, regex="a")
+
+
+@pytest.mark.parametrize(
+    ("span", "good", "bad"),
+    [
+        (
+            ReasoningSpan("</think>"),
+            ["so </think>[1]", "</think>\n\n[1, 2]", "a </thin b\n</think> []"],
+            ["[1]", "so", "so </think>x", "so </think>\n\n\n\n\n\n[1]"],
+        ),
+        (
+            ReasoningSpan("</think>", begin="<think>"),
+            ["[1]", "<think>\nso\n</think>\n\n[1]"],
+            ["so</think>[1]", "<think>[1]", "<think></think>"],
+        ),
+    ],
+)
+def test_reasoning_may_come_first(span: ReasoningSpan, good: list[str], bad: list[str]) -> None:
+    schema = {"type": "array", "items": {"type": "integer"}}
+    grammar = compiled(BACKEND, json=schema, reasoning=span)
+    assert [text for text in good if not accepts(grammar, text)] == []
+    assert [text for text in bad if accepts(grammar, text)] == []
+    for other in ({"regex": "\\[1?\\]"}, {"grammar": 'root ::= "[" "1"? "]"'}, {"choice": ["[1]"]}):
+        assert accepts(compiled(BACKEND, reasoning=span, **other), good[0].replace("[1, 2]", "[1]"))
+
+
+def test_a_mark_that_is_a_special_token_stands_for_the_token() -> None:
+    span = ReasoningSpan("</s>")
+    tokenizer = bytelevel()
+    end = tokenizer.token_to_id("</s>")
+    assert end is not None
+    backend = GrammarBackend(tokenizer, tokenizer.vocab_size)
+    matcher = backend.compile(StructuredOutputsParams(choice=["a"], reasoning=span)).matcher()
+    for token in tokenizer.encode("free </s", add_special_tokens=False):
+        assert matcher.accept(token)
+    assert matcher.accept(end)
+    assert not matcher.is_finished
+    assert matcher.accept(tokenizer.encode("a", add_special_tokens=False)[0])
+    assert matcher.is_finished
+
+
+def test_errors_name_the_field_the_constraint_came_from() -> None:
+    with pytest.raises(
+        InvalidRequest, match=r"^response_format is refused: Invalid type"
+    ) as caught:
+        compiled(BACKEND, json={"type": "text"}, field="response_format")
+    assert caught.value.param == "response_format"

@@ -48,6 +48,26 @@ def test_the_model_config_may_name_the_end(directory: Path) -> None:
     assert Tokenizer.load(directory).eos_token_ids == {2, 3}
 
 
+def test_without_names_the_ids_of_the_config_count(directory: Path) -> None:
+    (directory / "tokenizer_config.json").write_text("{}")
+    (directory / "generation_config.json").unlink()
+    (directory / "config.json").write_text('{"bos_token_id": 2, "eos_token_id": [1, [3], "x"]}')
+    tokenizer = Tokenizer.load(directory)
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (2, 1)
+    (directory / "special_tokens_map.json").write_text('{"eos_token": {"content": "<s>"}}')
+    tokenizer = Tokenizer.load(directory)
+    assert tokenizer.eos_token_id == 0
+    assert tokenizer.eos_token_ids == {0, 1}
+
+
+def test_an_absurd_id_is_refused(directory: Path) -> None:
+    described = json.loads((directory / "tokenizer.json").read_text())
+    described["model"]["vocab"]["far"] = 4_000_000_000
+    (directory / "tokenizer.json").write_text(json.dumps(described))
+    with pytest.raises(ModelCorrupt, match="the id 4000000000"):
+        Tokenizer.load(directory)
+
+
 def test_special_tokens_are_left_out_of_the_text_unless_asked_for() -> None:
     ids = bytelevel().encode("<|im_start|>fire<|im_end|>")
     assert bytelevel().decode(ids) == "fire"

@@ -11,9 +11,8 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
 from stoker.engine.sampling_params import StructuredOutputsParams
 from stoker.engine.structured.matcher import Grammar, explain
-from stoker.engine.structured.source import grammar_source, wrong
+from stoker.engine.structured.source import grammar_source
 from stoker.engine.structured.vocabulary import TokenTable
-from stoker.errors import InvalidRequest
 from stoker.model.tokenizer import Tokenizer
 
 CACHED_GRAMMARS = 128
@@ -50,26 +49,26 @@ class GrammarBackend:
         Raises:
             InvalidRequest: naming the field of `structured_outputs` that is wrong, and why.
         """
-        source = grammar_source(params, self._tokenizer.token_to_id)
+        source = grammar_source(params, self._tokenizer)
         with self._lock:
             grammar = self._cache.get(source)
             if grammar is not None:
                 self._cache.move_to_end(source)
                 return grammar
-        grammar = self._compile(params.kind, source)
+        grammar = self._compile(params, source)
         with self._lock:
             self._cache[source] = grammar
             if len(self._cache) > CACHED_GRAMMARS:
                 self._cache.popitem(last=False)
         return grammar
 
-    def _compile(self, kind: str, source: str) -> Grammar:
+    def _compile(self, params: StructuredOutputsParams, source: str) -> Grammar:
         matcher = LLMatcher(self._prepared_table(), source, log_level=0, limits=_LIMITS)
         mask = np.zeros(self._num_words, np.uint32)
         if not matcher.is_error():
             matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
         if matcher.is_error():
-            raise _refused(kind, matcher)
+            raise params.refused(_reason(matcher))
         return Grammar(matcher, mask)
 
     def _prepared_table(self) -> LLTokenizer:
@@ -80,10 +79,10 @@ class GrammarBackend:
             return self._table
 
 
-def _refused(kind: str, matcher: LLMatcher) -> InvalidRequest:
+def _reason(matcher: LLMatcher) -> str:
     reason = explain(matcher)
     if matcher.stop_reason() in ("NoExtension", "NoExtensionBias") or "NoExtension" in reason:
-        reason = "no text at all matches it"
-    elif reason.startswith("panic"):
-        reason = "it is too large"
-    return wrong(kind, reason)
+        return "no text at all matches it"
+    if reason.startswith("panic"):
+        return "it is too large"
+    return reason

@@ -7,16 +7,15 @@ is refused here by its size; what remains is bounded by the limits in `backend`.
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from llguidance import LLMatcher
 
-from stoker.engine.sampling_params import StructuredOutputsParams
+from stoker.engine.sampling_params import ReasoningSpan, StructuredOutputsParams
 from stoker.engine.structured.gbnf import GbnfError
 from stoker.engine.structured.gbnf_to_lark import gbnf_to_lark
-from stoker.errors import InvalidRequest
+from stoker.model.tokenizer import Tokenizer
 
 MAX_BYTES = 256 * 1024
 """Largest schema, expression or grammar, as text."""
@@ -30,74 +29,111 @@ WHITESPACE = r"[\x20\x09]{1,8}|\r?\n[\x20\x09]{0,40}"
 """White space between the parts of JSON: a few spaces, or a line end with its indentation.
 JSON allows any amount, which weak models use up to the last token."""
 
-_GBNF_RULE = re.compile(r"::=")
+Grammar = dict[str, Any]
+"""One of the grammars in llguidance's own JSON."""
 
 
-def grammar_source(params: StructuredOutputsParams, token_id: Callable[[str], int | None]) -> str:
-    """The grammar that `params` stands for. `token_id` finds a special token by its text.
+class SourceError(ValueError):
+    """What was asked for is no grammar, or too large a one."""
+
+
+def grammar_source(params: StructuredOutputsParams, tokenizer: Tokenizer) -> str:
+    """The grammar that `params` stands for.
 
     Raises:
-        InvalidRequest: naming the field of `structured_outputs` that is wrong.
+        InvalidRequest: naming the field that is wrong.
     """
-    if params.json is not None:
-        return _from_schema(params.json, strict=params.strict)
-    if params.json_object is not None:
-        if params.json_object is not True:
-            raise wrong("json_object", "expected true")
-        return _from_schema({"type": "object"}, strict=True)
-    if params.regex is not None:
-        return LLMatcher.grammar_from_regex(_text("regex", params.regex))
-    if params.choice is not None:
-        return _from_choice(params.choice)
-    return _from_grammar(_text("grammar", params.grammar), token_id)
-
-
-def wrong(kind: str, reason: str) -> InvalidRequest:
-    """An error of one field of `structured_outputs`."""
-    return InvalidRequest(
-        f"structured_outputs.{kind} is refused: {reason}", param=f"structured_outputs.{kind}"
-    )
-
-
-def _text(kind: str, value: object) -> str:
-    if not isinstance(value, str):
-        raise wrong(kind, f"expected a string, got {type(value).__name__}")
     try:
-        size = len(value.encode())
-    except UnicodeEncodeError:
-        raise wrong(kind, "it holds a lone surrogate, which is not valid Unicode") from None
-    if size > MAX_BYTES:
-        raise wrong(kind, f"it has {size} bytes, more than the limit of {MAX_BYTES}")
-    return value
+        body = _body(params, tokenizer)
+    except SourceError as error:
+        raise params.refused(str(error)) from None
+    grammars = [body]
+    if params.reasoning is not None:
+        body["name"] = "body"
+        grammars.insert(0, {"lark_grammar": _reasoning(params.reasoning, tokenizer)})
+    return json.dumps({"grammars": grammars})
 
 
-def _from_schema(schema: object, *, strict: bool) -> str:
+def schema_text(schema: object, *, strict: bool) -> str:
+    """A JSON schema as llguidance takes it, also after `%json` in a Lark grammar.
+
+    Raises:
+        SourceError: it is no JSON schema, or too large.
+    """
     if isinstance(schema, str):
         try:
-            schema = json.loads(_text("json", schema))
+            schema = json.loads(_text(schema))
         except (ValueError, RecursionError) as error:
-            raise wrong("json", f"it is not valid JSON: {error}") from None
+            raise SourceError(f"it is not valid JSON: {error}") from None
     if isinstance(schema, bool):
         schema = {} if schema else {"enum": []}
     if not isinstance(schema, dict):
-        raise wrong("json", f"a JSON schema is an object, got {type(schema).__name__}")
+        raise SourceError(f"a JSON schema is an object, got {type(schema).__name__}")
     _check_size(schema, MAX_DEPTH)
+    options = {"whitespace_pattern": WHITESPACE, "lenient": not strict}
     try:
-        text = _text("json", json.dumps(schema, ensure_ascii=False, allow_nan=False))
+        text = json.dumps({**schema, "x-guidance": options}, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise wrong("json", f"it is not JSON: {error}") from None
-    grammar: str = LLMatcher.grammar_from_json_schema(
-        text, overrides={"whitespace_pattern": WHITESPACE, "lenient": not strict}
-    )
-    return grammar
+        raise SourceError(f"it is not JSON: {error}") from None
+    return _text(text)
+
+
+def lark_text(text: str, tokenizer: Tokenizer) -> str:
+    """Fixed text in a Lark rule; the text of a special token stands for that token."""
+    token = tokenizer.token_to_id(text)
+    if token is not None and token in tokenizer.special_ids:
+        return f"<[{token}]>"
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _body(params: StructuredOutputsParams, tokenizer: Tokenizer) -> Grammar:
+    if params.json is not None:
+        return {"json_schema": json.loads(schema_text(params.json, strict=params.strict))}
+    if params.json_object is not None:
+        if params.json_object is not True:
+            raise SourceError("expected true")
+        return {"json_schema": json.loads(schema_text({"type": "object"}, strict=True))}
+    if params.regex is not None:
+        (grammar,) = json.loads(LLMatcher.grammar_from_regex(_text(params.regex)))["grammars"]
+        return {"lark_grammar": grammar["lark_grammar"]}
+    if params.choice is not None:
+        return {"lark_grammar": _choices(params.choice)}
+    return {"lark_grammar": _lark(_text(params.grammar), tokenizer)}
+
+
+def _reasoning(span: ReasoningSpan, tokenizer: Tokenizer) -> str:
+    """Free text, then the body."""
+    end = lark_text(span.end, tokenizer)
+    # A lazy lexeme ends at the first place where it can, a token ends any lexeme.
+    free = f"TEXT {end}" if end.startswith("<[") else "upto"
+    if span.begin is not None:
+        free = f"({lark_text(span.begin, tokenizer)} {free} SPACE?)?"
+    else:
+        free += " SPACE?"
+    lines = [f"start: {free} @body", "TEXT: /(?s:.*)/", r"SPACE: /[ \t\r\n]{1,4}/"]
+    if not end.startswith("<["):
+        lines.append(f"upto[lazy]: TEXT {end}")
+    return "\n".join(lines) + "\n"
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise SourceError(f"expected a string, got {type(value).__name__}")
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError:
+        raise SourceError("it holds a lone surrogate, which is not valid Unicode") from None
+    if size > MAX_BYTES:
+        raise SourceError(f"it has {size} bytes, more than the limit of {MAX_BYTES}")
+    return value
 
 
 def _check_size(value: object, depth: int) -> None:
     if depth == 0:
-        raise wrong("json", f"it is nested more than {MAX_DEPTH} levels deep")
+        raise SourceError(f"it is nested more than {MAX_DEPTH} levels deep")
     if isinstance(value, dict):
         if len(value) > MAX_PROPERTIES:
-            raise wrong("json", f"an object in it has more than {MAX_PROPERTIES} members")
+            raise SourceError(f"an object in it has more than {MAX_PROPERTIES} members")
         for member in value.values():
             _check_size(member, depth - 1)
     elif isinstance(value, list):
@@ -105,22 +141,22 @@ def _check_size(value: object, depth: int) -> None:
             _check_size(member, depth - 1)
 
 
-def _from_choice(choices: Sequence[Any]) -> str:
+def _choices(choices: Sequence[Any]) -> str:
     if isinstance(choices, str) or not isinstance(choices, Sequence) or not choices:
-        raise wrong("choice", "expected a list of at least one string")
+        raise SourceError("expected a list of at least one string")
     if len(choices) > MAX_CHOICES:
-        raise wrong("choice", f"it has {len(choices)} entries, more than {MAX_CHOICES}")
-    texts = dict.fromkeys(_text("choice", choice) for choice in choices)
-    _text("choice", "".join(texts))
+        raise SourceError(f"it has {len(choices)} entries, more than {MAX_CHOICES}")
+    texts = dict.fromkeys(_text(choice) for choice in choices)
+    _text("".join(texts))
     # One terminal for all: as terminals of their own, "a" and "ab" would compete.
     options = " | ".join(json.dumps(text, ensure_ascii=False) for text in texts)
-    return LLMatcher.grammar_from_lark(f"start: CHOICE\nCHOICE: {options}\n")
+    return f"start: CHOICE\nCHOICE: {options}\n"
 
 
-def _from_grammar(text: str, token_id: Callable[[str], int | None]) -> str:
-    if _GBNF_RULE.search(text) is None:
-        return LLMatcher.grammar_from_lark(text)
+def _lark(text: str, tokenizer: Tokenizer) -> str:
+    if "::=" not in text:
+        return text
     try:
-        return LLMatcher.grammar_from_lark(gbnf_to_lark(text, token_id))
+        return gbnf_to_lark(text, tokenizer.token_to_id)
     except GbnfError as error:
-        raise wrong("grammar", f"it is not valid GBNF: {error}") from None
+        raise SourceError(f"it is not valid GBNF: {error}") from None

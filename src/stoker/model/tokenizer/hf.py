@@ -22,6 +22,9 @@ from stoker.model.weights.files import read_json
 
 Json = Mapping[str, object]
 
+_ID_LIMIT = 1 << 24
+"""Far above any vocabulary; a table is made as long as the highest id."""
+
 
 def read_directory(directory: Path) -> TokenizerParts:
     """Build the tokenizer of the model in `directory`.
@@ -45,29 +48,41 @@ def read_directory(directory: Path) -> TokenizerParts:
     _add_declared_tokens(backend, config)
 
     vocab = backend.get_vocab(with_added_tokens=True)
-    tokens: list[str | None] = [None] * (max(vocab.values(), default=-1) + 1)
+    highest = max(vocab.values(), default=-1)
+    if highest >= _ID_LIMIT:
+        raise ModelCorrupt(f"the tokenizer in {directory} has a token with the id {highest}")
+    tokens: list[str | None] = [None] * (highest + 1)
     for token, index in vocab.items():
         tokens[index] = token
     added = backend.get_added_tokens_decoder()
-    special_ids = {index for index, token in added.items() if token.special}
-    bos_id = backend.token_to_id(_token_text(config.get("bos_token")) or "")
-    eos_id = backend.token_to_id(_token_text(config.get("eos_token")) or "")
-    eos_ids: set[object] = {eos_id}
-    for name in ("generation_config.json", "config.json"):
-        declared = _read_json(directory / name).get("eos_token_id")
-        eos_ids.update(declared if isinstance(declared, list) else [declared])
+
+    bos_ids = _special_ids(directory, backend, "bos")
+    eos_ids = _special_ids(directory, backend, "eos")
     return TokenizerParts(
         backend=backend,
         tokens=tokens,
         encoding=encoding,
         added={index: token.content for index, token in added.items()},
-        special_ids=frozenset(special_ids),
-        bos_id=bos_id,
-        eos_id=eos_id,
-        eos_ids=frozenset(i for i in eos_ids if isinstance(i, int) and i >= 0),
+        special_ids=frozenset(index for index, token in added.items() if token.special),
+        bos_id=bos_ids[0] if bos_ids else None,
+        eos_id=eos_ids[0] if eos_ids else None,
+        eos_ids=frozenset(eos_ids),
         strip_leading_space=strip_leading_space,
         chat_templates=_chat_templates(directory, config),
     )
+
+
+def _special_ids(directory: Path, backend: Tokenizer, name: str) -> list[int]:
+    """Every id the files give for `bos` or `eos`, that of the tokenizer's own files first."""
+    ids: list[object] = []
+    for file in ("tokenizer_config.json", "special_tokens_map.json"):
+        token = _token_text(_read_json(directory / file).get(f"{name}_token"))
+        if token is not None:
+            ids.append(backend.token_to_id(token))
+    for file in ("generation_config.json", "config.json"):
+        declared = _read_json(directory / file).get(f"{name}_token_id")
+        ids += declared if isinstance(declared, list) else [declared]
+    return [index for index in ids if isinstance(index, int) and index >= 0]
 
 
 def _read_backend(path: Path) -> Tokenizer:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
 
+from stoker.errors import ConfigError
 from stoker.router.config import Breaker, EngineConfig, EngineKind, Health
 from stoker.router.engines.breaker import CircuitBreaker
 from stoker.router.engines.health import HealthState
@@ -50,6 +51,8 @@ class EngineModel:
     own_name: str
     """What the engine calls it; the router's name for it may be another."""
     max_model_len: int | None = None
+    adapter: bool = False
+    """Whether it is a LoRA adapter on another model."""
 
 
 class EngineHandle:
@@ -75,6 +78,8 @@ class EngineHandle:
         "host_header",
         "in_flight",
         "kind",
+        "kv_events",
+        "kv_replay",
         "load",
         "meter",
         "models",
@@ -90,6 +95,8 @@ class EngineHandle:
     def __init__(self, config: EngineConfig, breaker: Breaker, health: Health) -> None:
         self.name = config.name
         self.kind: EngineKind = config.kind
+        if config.url is None:
+            raise ConfigError(f"engine {config.name}: no `url`; `stoker up` starts such engines")
         self.address = Address.parse(config.url)
         self.host_header = self.address.host_header.encode("ascii")
         self.path_prefix = quote(self.address.path, safe="/%").encode()
@@ -107,6 +114,10 @@ class EngineHandle:
         self.abilities = config.abilities
         """What it can do beyond text; None when nothing is declared, so anything may be."""
         self.meter = Meter()
+        self.kv_events = config.kv_events
+        """Where it publishes its KV events, if it does,"""
+        self.kv_replay = config.kv_replay
+        """and where it repeats them."""
         self.breaker = CircuitBreaker(breaker)
         self.health = HealthState(health)
         self.load: EngineLoad | None = None
@@ -124,22 +135,23 @@ class EngineHandle:
         self._connect_failures = 0
 
     @property
-    def has_room(self) -> bool:
-        return self.in_flight < self.capacity
-
-    @property
     def busy(self) -> float:
         """Load from 0 to 1: requests in flight against what the engine works on at once."""
         return min(1.0, self.in_flight / self.capacity)
+
+    @property
+    def decode_rate(self) -> float | None:
+        """Tokens it generates per second: declared, else measured, else not known."""
+        return self.speed.decode if self.speed is not None else self.meter.tokens_per_s
 
     def can(self, needs: frozenset[str]) -> bool:
         """Whether it can do all that is needed, as far as is declared."""
         return self.abilities is None or needs <= self.abilities
 
-    def max_model_len(self, model: str) -> int | None:
-        """The context of a model it serves, in tokens, if it has told."""
-        served = self.models.get(model)
-        return None if served is None else served.max_model_len
+    def fits(self, model: str | None, tokens: int) -> bool:
+        """Whether so many tokens fit a model's context, as far as it has told."""
+        served = self.models.get(model) if model is not None else None
+        return served is None or served.max_model_len is None or tokens <= served.max_model_len
 
     def take(self, prompt_tokens: int, output_tokens: int, now: float) -> Lease:
         """Count one request as in flight; token counts are estimates."""
@@ -149,6 +161,17 @@ class EngineHandle:
         self.prompt_tokens_in_flight += prompt_tokens
         self.output_tokens_in_flight += output_tokens
         return Lease(self, prompt_tokens, output_tokens)
+
+    def ready(self, now: float) -> bool:
+        """Usable, trusted and with room: the usual case, in one call."""
+        return (
+            self.in_flight < self.capacity
+            and self.health.healthy
+            and not self.draining
+            and self.hold_until <= now
+            and self.suspect_until <= now
+            and self.breaker.allows(now)
+        )
 
     def trusted(self, now: float) -> bool:
         """Nothing speaks against sending a request now."""

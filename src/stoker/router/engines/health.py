@@ -12,11 +12,13 @@ class HealthState:
     is ready as soon as it answers.
     """
 
-    __slots__ = ("_config", "_fails", "_passes", "healthy", "probed", "reason")
+    __slots__ = ("_config", "_fails", "_passes", "healthy", "probed", "reason", "was_healthy")
 
     def __init__(self, config: Health) -> None:
         self._config = config
         self.healthy = False
+        self.was_healthy = False
+        """Since its process was last known to have ended."""
         self.probed = False
         self.reason = "not probed yet"
         self._fails = 0
@@ -29,7 +31,7 @@ class HealthState:
         became = not self.healthy and (not self.probed or self._passes >= self._config.passes)
         self.probed = True
         if became:
-            self.healthy = True
+            self.healthy = self.was_healthy = True
             self.reason = ""
         return became
 
@@ -43,4 +45,14 @@ class HealthState:
             self.healthy = False
         if not self.healthy:
             self.reason = reason
+        return became
+
+    def down(self, reason: str) -> bool:
+        """Known to be down without a probe; the next good probe brings it back. True when this
+        made a healthy engine unhealthy."""
+        became = self.healthy
+        self.healthy = self.was_healthy = False
+        self.probed = False
+        self._passes = 0
+        self.reason = reason
         return became

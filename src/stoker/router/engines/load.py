@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -24,6 +25,9 @@ class EngineLoad:
     waiting: int
     kv_usage: float | None
     """Share of the KV cache in use, 0 to 1; None when the engine does not say."""
+    num_blocks: int | None = None
+    block_size: int | None = None
+    """The KV cache's blocks, and the tokens in each, if the engine says."""
 
 
 def parse_load(text: str, now: float) -> EngineLoad | None:
@@ -38,7 +42,15 @@ def parse_load(text: str, now: float) -> EngineLoad | None:
         running=int(running or 0),
         waiting=int(waiting or 0),
         kv_usage=None if kv_usage is None else min(max(kv_usage, 0.0), 1.0),
+        num_blocks=_cache_setting(text, "num_gpu_blocks"),
+        block_size=_cache_setting(text, "block_size"),
     )
+
+
+def _cache_setting(text: str, name: str) -> int | None:
+    """A whole number among the labels of `vllm:cache_config_info`."""
+    found = re.search(rf'^vllm:cache_config_info{{.*\b{name}="(\d+)"', text, re.MULTILINE)
+    return int(found[1]) if found else None
 
 
 def _first(gauges: Mapping[str, list[float]], names: tuple[str, ...]) -> float | None:

@@ -53,21 +53,13 @@ def _able(
     features: Features, engines: Sequence[EngineHandle]
 ) -> tuple[Sequence[EngineHandle], str]:
     """The engines that can do what the request needs, as far as is known."""
-    needs = features.needs
-    if needs:
+    if any(engine.abilities is not None for engine in engines):
+        needs = features.needs
         able = [engine for engine in engines if engine.can(needs)]
         if able and len(able) < len(engines):
             return able, f"needs {', '.join(sorted(needs))}"
-        engines = able or engines
     tokens = features.prompt_tokens + (features.max_tokens or 0)
-    if features.model is None:
-        return engines, ""
-    lengths = [engine.max_model_len(features.model) for engine in engines]
-    enough = [
-        engine
-        for engine, length in zip(engines, lengths, strict=True)
-        if length is None or length >= tokens
-    ]
+    enough = [engine for engine in engines if engine.fits(features.model, tokens)]
     if enough and len(enough) < len(engines):
         return enough, f"about {tokens} tokens of context"
     return engines, ""
@@ -104,7 +96,7 @@ def _cheapest(features: Features, engines: Sequence[EngineHandle]) -> list[Engin
         if engine.price is None:
             return []
         prompt, output = features.prompt_tokens, features.output_tokens
-        seconds = prompt / rates.prefill + output / rates.decode
+        seconds = prompt / rates[0] + output / rates[1]
         prices.append(engine.price.of(prompt, output, seconds))
     least = min(prices)
     return [engine for engine, price in zip(engines, prices, strict=True) if price == least]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from stoker.router.engines.handle import EngineHandle
 from stoker.router.policies.base import Decision, Policy
 from stoker.router.policies.least_in_flight import LeastInFlight
-from stoker.router.policies.prefix_index import PrefixIndex
+from stoker.router.policies.prefix_index import PrefixIndex, tokens_in
 from stoker.router.policies.work import queued_seconds, rates_of
 from stoker.router.request import Features
 
@@ -26,18 +26,26 @@ class Cost(Policy):
 
     def choose(self, features: Features, engines: Sequence[EngineHandle]) -> Decision:
         prompt, output = features.prompt_tokens, features.output_tokens
-        matches = self._index.match(features, engines)
-        costs = []
-        for engine, rates, match in zip(engines, rates_of(engines), matches, strict=True):
-            to_read = max(prompt - match.tokens, 1)
-            seconds = queued_seconds(engine, rates)
-            costs.append(seconds + to_read / rates.prefill + output / rates.decode)
-        least = min(costs)
-        equals = [engine for engine, cost in zip(engines, costs, strict=True) if cost == least]
-        chosen = self._by_load.choose(features, equals).engine
-        known = min(matches[list(engines).index(chosen)].tokens, prompt)
-        reason = f"cost: {least:.2f} s, {known} of {prompt} prompt tokens known"
+        least, equals, known = float("inf"), [engines[0]], 0
+        for engine, rates, cached in zip(
+            engines, rates_of(engines), self.cached(features, engines), strict=True
+        ):
+            prefill, decode = rates
+            cached = min(cached, prompt - 1)
+            cost = queued_seconds(engine, rates) + (prompt - cached) / prefill + output / decode
+            if cost < least:
+                least, equals, known = cost, [engine], cached
+            elif cost == least:
+                equals.append(engine)
+        chosen = equals[0]
+        if len(equals) > 1:
+            chosen = self._by_load.choose(features, equals).engine
+        reason = f"{self.name}: {least:.2f} s, {known} of {prompt} prompt tokens known"
         return Decision(chosen, reason, known)
+
+    def cached(self, features: Features, engines: Sequence[EngineHandle]) -> list[int]:
+        """For each engine, how many of the prompt's tokens it need not compute."""
+        return [tokens_in(blocks) for blocks in self._index.match(features, engines)]
 
     def placed(self, features: Features, engine: EngineHandle) -> None:
         self._index.add(features, engine)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from stoker.router.engines.handle import EngineHandle
 from stoker.router.policies.base import Decision, Policy
 from stoker.router.policies.least_in_flight import LeastInFlight
-from stoker.router.policies.prefix_index import PrefixIndex
+from stoker.router.policies.prefix_index import PrefixIndex, block_hashes, tokens_in
 from stoker.router.policies.session import load_limit
 from stoker.router.request import Features
 
@@ -22,20 +22,17 @@ class Prefix(Policy):
         self._by_load = LeastInFlight()
 
     def choose(self, features: Features, engines: Sequence[EngineHandle]) -> Decision:
-        matches = self._index.match(features, engines)
-        best = None
-        crowded = 0
-        for engine, match in zip(engines, matches, strict=True):
-            if match.blocks == 0:
+        best, known, crowded = None, 0, 0
+        for engine, blocks in zip(engines, self._index.match(features, engines), strict=True):
+            if blocks == 0:
                 continue
             if engine.in_flight >= load_limit(engine, engines):
                 crowded += 1
-            elif best is None or (match.blocks, -engine.busy) > (best[1].blocks, -best[0].busy):
-                best = engine, match
+            elif best is None or (blocks, -engine.busy) > (known, -best.busy):
+                best, known = engine, blocks
         if best is not None:
-            engine, match = best
-            reason = f"prefix: {match.blocks} of {match.of} blocks"
-            return Decision(engine, reason, match.tokens)
+            reason = f"prefix: {known} of {len(block_hashes(features))} blocks"
+            return Decision(best, reason, tokens_in(known))
         decision = self._by_load.choose(features, engines)
         why = f"{crowded} that know it have too much" if crowded else "none knows it"
         return Decision(decision.engine, f"prefix: {why}; {decision.reason}")

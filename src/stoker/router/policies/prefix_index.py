@@ -8,7 +8,6 @@ the prompt all the same (model or LoRA adapter, tools, system text) is in the fi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from stoker.router.engines.handle import EngineHandle
 from stoker.router.request import BYTES_PER_TOKEN, Features
@@ -31,20 +30,9 @@ def block_hashes(features: Features) -> list[int]:
     return features.block_hashes
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
-    """How many of a prompt's blocks an engine has probably seen."""
-
-    blocks: int
-    of: int
-
-    @property
-    def share(self) -> float:
-        return self.blocks / self.of if self.of else 0.0
-
-    @property
-    def tokens(self) -> int:
-        return self.blocks * BLOCK_BYTES // BYTES_PER_TOKEN
+def tokens_in(blocks: int) -> int:
+    """Roughly how many tokens so many blocks are."""
+    return blocks * BLOCK_BYTES // BYTES_PER_TOKEN
 
 
 class PrefixIndex:
@@ -60,23 +48,24 @@ class PrefixIndex:
     def __len__(self) -> int:
         return len(self._blocks)
 
-    def match(self, features: Features, engines: Sequence[EngineHandle]) -> list[Match]:
-        """For each of `engines`, how much of the prompt it has seen."""
-        hashes = block_hashes(features)
-        bits = [self._bits.get(engine, 0) for engine in engines]
+    def match(self, features: Features, engines: Sequence[EngineHandle]) -> list[int]:
+        """For each of `engines`, how many of the prompt's first blocks it has seen."""
         depths = [0] * len(engines)
+        bits = [self._bits.get(engine, 0) for engine in engines]
         left = 0
         for bit in bits:
             left |= bit
+        if not left:
+            return depths
         blocks = self._blocks
-        for depth, block in enumerate(hashes, 1):
+        for depth, block in enumerate(block_hashes(features), 1):
             left &= blocks.get(block, 0)
             if not left:
                 break
             for number, bit in enumerate(bits):
                 if left & bit:
                     depths[number] = depth
-        return [Match(depth, len(hashes)) for depth in depths]
+        return depths
 
     def add(self, features: Features, engine: EngineHandle) -> None:
         """The engine was sent this prompt."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from stoker.router.engines.handle import EngineHandle
 
@@ -15,39 +14,28 @@ KV_BARRIER_S = 0.15
 _FULLEST = 0.99
 
 
-class Rates(NamedTuple):
-    """Tokens per second an engine as a whole reads (prefill) and writes (decode)."""
-
-    prefill: float
-    decode: float
+Rates = tuple[float, float]
+"""Tokens per second an engine as a whole reads (prefill) and writes (decode)."""
 
 
 def rates_of(engines: Sequence[EngineHandle]) -> list[Rates]:
     """Each engine's rates: declared, else measured, else as the others' mean; when nothing is
     known of any, in proportion to their capacities."""
-    known = [_decode_rate(engine) for engine in engines]
-    told = [rate for rate in known if rate is not None]
+    known = [engine.decode_rate for engine in engines]
+    told = [rate for rate in known if rate]
     mean = sum(told) / len(told) if told else None
     rates = []
     for engine, rate in zip(engines, known, strict=True):
         decode = rate or mean or float(engine.capacity)
         declared = engine.speed.prefill if engine.speed is not None else None
-        rates.append(Rates(declared or decode / PREFILL_WEIGHT, decode))
+        rates.append((declared or decode / PREFILL_WEIGHT, decode))
     return rates
-
-
-def _decode_rate(engine: EngineHandle) -> float | None:
-    if engine.speed is not None:
-        return engine.speed.decode
-    return engine.meter.tokens_per_s
 
 
 def queued_seconds(engine: EngineHandle, rates: Rates) -> float:
     """How long the engine's present work will take it, and what a full KV cache adds."""
-    seconds = (
-        engine.prompt_tokens_in_flight / rates.prefill
-        + engine.output_tokens_in_flight / rates.decode
-    )
+    prefill, decode = rates
+    seconds = engine.prompt_tokens_in_flight / prefill + engine.output_tokens_in_flight / decode
     load = engine.load
     if load is not None and load.kv_usage is not None:
         usage = min(load.kv_usage, _FULLEST)

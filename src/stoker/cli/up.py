@@ -1,0 +1,85 @@
+"""`stoker up`: engines and the router in front of them, from one file or from nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from stoker.router.config import Config, EngineConfig
+    from stoker.router.managed.supervisor import Managed
+
+DEFAULT_FILE = Path("stoker.yaml")
+
+
+def up(
+    config: Annotated[
+        Path | None,
+        typer.Argument(help="What to start; stoker.yaml, or what suits this machine."),
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 for any.")] = None,
+    policy: Annotated[str | None, typer.Option(help="How engines are chosen.")] = None,
+    quiet: Annotated[bool, typer.Option(help="Keep engines' output in their logs only.")] = False,
+) -> None:
+    """Start engines, watch over them, and put one address in front."""
+    import uvloop
+
+    from stoker.cli.router import serve
+    from stoker.router.config import load_config, parse_config
+    from stoker.telemetry.logging import setup_logging
+
+    settings = {"host": host, "port": port, "policy": policy}
+    given = {f"router.{name}": value for name, value in settings.items() if value is not None}
+    if config is None and not DEFAULT_FILE.exists():
+        checked = parse_config(suited_to_this_machine(), source="(built in)", overrides=given)
+    else:
+        checked = load_config(config or DEFAULT_FILE, overrides=given)
+    setup_logging()
+    placed, managed = place(checked)
+    uvloop.run(serve(placed, managed, show_logs=not quiet))
+
+
+def suited_to_this_machine() -> str:
+    """A configuration for a machine without one: vLLM where there is a GPU and a vLLM, our own
+    engine otherwise; the default model."""
+    import shutil
+
+    gpu = Path("/dev/nvidia0").exists() and shutil.which("vllm") is not None
+    engine = "{name: gpu, kind: vllm" if gpu else "{name: cpu, kind: native"
+    model = "HuggingFaceTB/SmolLM2-135M-Instruct" if gpu else "smollm2"
+    return f"engines:\n  - {engine}, model: {model}, models: [smollm2]}}\n"
+
+
+def place(config: Config) -> tuple[Config, list[Managed]]:
+    """Give every engine that is to be started a port and its command.
+
+    Raises `ConfigError` when an engine's program is not here, `ModelError` when its model cannot
+    be had.
+    """
+    from stoker.router.managed.commands import HOST, command_for, free_port, served_name
+    from stoker.router.managed.supervisor import Managed
+
+    engines, managed = [], []
+    for engine in config.engines:
+        if engine.model is None:
+            engines.append(engine)
+            continue
+        port = free_port()
+        command = command_for(engine, _loadable(engine), port)
+        managed.append(Managed(engine, command))
+        # What it will serve is known before it runs, so requests for it can wait.
+        models = engine.models or {served_name(engine): served_name(engine)}
+        url = f"http://{HOST}:{port}"
+        engines.append(engine.model_copy(update={"url": url, "models": models}))
+    return config.model_copy(update={"engines": tuple(engines)}), managed
+
+
+def _loadable(engine: EngineConfig) -> str:
+    """The model as the engine's program can load it: llama.cpp wants a file."""
+    from stoker.model.store import resolve
+
+    assert engine.model is not None
+    return str(resolve(engine.model)) if engine.kind == "llama_cpp" else engine.model

@@ -1,0 +1,1 @@
+"""Engines the router starts itself: their commands, their lives, their logs."""

@@ -1,0 +1,156 @@
+"""Keeps managed engines running: starts them, restarts those that end or hang, stops them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from stoker.router.config import EngineConfig, Supervision
+from stoker.router.managed import guard
+from stoker.router.managed.logs import EngineLog
+
+log = logging.getLogger(__name__)
+
+# An engine that ran this long before it ended is restarted without delay.
+_STABLE_S = 60.0
+_LINE_LIMIT = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Managed:
+    """An engine to keep running: its configuration and the command that starts it."""
+
+    config: EngineConfig
+    command: Sequence[str]
+
+
+class Supervisor:
+    """One child process an engine, each under a guard that ends it when we end.
+
+    `on_exit(name, reason)` is called when an engine's process has ended by itself.
+    """
+
+    def __init__(
+        self,
+        engines: Sequence[Managed],
+        settings: Supervision,
+        on_exit: Callable[[str, str], None],
+        *,
+        show_logs: bool,
+    ) -> None:
+        self._settings = settings
+        self._on_exit = on_exit
+        directory = Path(settings.logs).expanduser()
+        self._children = {
+            one.config.name: _Child(one, EngineLog(one.config.name, directory, show=show_logs))
+            for one in engines
+        }
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Start every engine; returns at once."""
+        self._tasks = [
+            asyncio.create_task(self._keep(child), name=f"engine {name}")
+            for name, child in self._children.items()
+        ]
+
+    def pid(self, name: str) -> int | None:
+        """The process id of an engine's guard, while it runs."""
+        return self._children[name].pid
+
+    def restart(self, name: str) -> None:
+        """End an engine that runs but does not answer; it is started again."""
+        self._children[name].terminate()
+
+    async def stop(self) -> None:
+        """Stop every engine and wait until their processes are gone."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(child.stop() for child in self._children.values()))
+
+    async def _keep(self, child: _Child) -> None:
+        """Run an engine, again and again, with growing pauses while it does not last."""
+        settings = self._settings
+        name = child.managed.config.name
+        pause = settings.backoff
+        loop = asyncio.get_running_loop()
+        while True:
+            started = loop.time()
+            status = await child.run(settings.grace)
+            reason = _describe(status)
+            log.warning("engine %s ended: %s; its log is %s", name, reason, child.log.path)
+            for line in child.log.last_lines():
+                log.warning("  %s", line)
+            self._on_exit(name, reason)
+            if loop.time() - started >= _STABLE_S:
+                pause = settings.backoff
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, settings.backoff_max)
+
+
+class _Child:
+    """An engine's process, through its guard."""
+
+    def __init__(self, managed: Managed, log: EngineLog) -> None:
+        self.managed = managed
+        self.log = log
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def pid(self) -> int | None:
+        return None if self._process is None else self._process.pid
+
+    async def run(self, grace: float) -> int:
+        """Start the engine and wait until it ends; its exit status."""
+        assert guard.__file__ is not None
+        process = self._process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-I", guard.__file__, str(grace)),
+            *self.managed.command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **self.managed.config.env},
+            start_new_session=True,  # a Ctrl+C at the terminal is ours to pass on
+            limit=_LINE_LIMIT,
+        )
+        assert process.stdout is not None
+        while True:
+            try:
+                line = await process.stdout.readline()
+            except ValueError:
+                continue  # a line longer than the limit is dropped
+            if not line:
+                break
+            self.log.write(line)
+        return await process.wait()
+
+    def terminate(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(signal.SIGTERM)
+
+    async def stop(self) -> None:
+        """Ask it to stop; the guard kills what does not."""
+        process = self._process
+        if process is not None and process.returncode is None:
+            self.terminate()
+            assert process.stdout is not None
+            while line := await process.stdout.read(_LINE_LIMIT):
+                self.log.write(line)
+            await process.wait()
+        self.log.close()
+
+
+def _describe(status: int) -> str:
+    if status > 128:
+        with contextlib.suppress(ValueError):
+            return f"killed by {signal.Signals(status - 128).name}"
+    return f"exit status {status}"

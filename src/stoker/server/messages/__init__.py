@@ -1,0 +1,1 @@
+"""`/v1/messages`: requests into conversations, answers into content blocks and events."""

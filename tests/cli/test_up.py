@@ -1,0 +1,145 @@
+"""`stoker up` as people run it: real processes, real signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from stoker.cli.up import suited_to_this_machine
+from stoker.router.config import parse_config
+
+PROGRAM = Path(__file__).parents[1] / "router" / "managed" / "engine_program.py"
+
+
+class Up:
+    """A running `stoker up`."""
+
+    def __init__(self, directory: Path, engines: list[dict[str, Any]]) -> None:
+        program = directory / "engine"
+        program.write_text(f"#!/bin/sh\nexec {sys.executable} {PROGRAM} $*\n")
+        program.chmod(0o755)
+        defaults = {"kind": "native", "model": "m", "executable": str(program)}
+        self.logs = directory / "logs"
+        config = {
+            "router": {"port": 0, "drain": 5, "policy": "round_robin"},
+            "health": {"interval": 0.2, "timeout": 0.5},
+            "supervision": {"logs": str(self.logs), "backoff": 0.05, "hung": 1, "grace": 0.5},
+            "engines": [defaults | engine for engine in engines],
+        }
+        file = directory / "stoker.yaml"
+        file.write_text(json.dumps(config))
+        with (directory / "stderr").open("wb") as stderr:
+            command = [sys.executable, "-m", "stoker", "up", str(file)]
+            self.process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=stderr, text=True
+            )
+        assert self.process.stdout is not None
+        url = re.search(r"http://\S+:\d+", self.process.stdout.readline())
+        assert url, (directory / "stderr").read_text()
+        self.client = httpx.Client(base_url=url[0], timeout=15)
+
+    def pid(self) -> int:
+        """The process that answers next."""
+        response = self.client.post("/v1/completions", json={"model": "m", "prompt": "x"})
+        assert response.status_code == 200, response.text
+        pid: int = response.json()["pid"]
+        return pid
+
+    def all_pids(self) -> set[int]:
+        return {self.pid() for _ in range(4)}
+
+    def until_other_pids(self, old: set[int], count: int) -> set[int]:
+        """Wait until `count` processes answer of which one is none of the `old`."""
+        end = time.monotonic() + 15
+        while len(pids := self.all_pids()) < count or pids <= old:
+            assert time.monotonic() < end, f"still {pids}"
+            time.sleep(0.05)
+        return pids
+
+    def stop(self) -> int:
+        assert self.process.stdout is not None
+        self.client.close()
+        self.process.terminate()
+        status = self.process.wait(15)
+        self.process.stdout.close()
+        return status
+
+
+@pytest.fixture
+def ups() -> Iterator[list[Up]]:
+    started: list[Up] = []
+    yield started
+    for up in started:
+        up.stop()
+
+
+def running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_killed_engine_loses_no_request_and_comes_back(tmp_path: Path, ups: list[Up]) -> None:
+    up = Up(tmp_path, [{"name": "a"}, {"name": "b"}])
+    ups.append(up)
+    pids = up.until_other_pids(set(), 2)
+    os.kill(min(pids), signal.SIGKILL)
+    assert min(pids) not in {up.pid() for _ in range(4)}
+    after = up.until_other_pids(pids, 2)
+    assert max(pids) in after
+    assert up.stop() == 0
+    assert not any(running(pid) for pid in pids | after)
+    assert "killed by SIGKILL" in (tmp_path / "stderr").read_text()
+    assert (
+        f"engine {min(pids)} serves m\n"
+        in (up.logs / "a.log").read_text() + (up.logs / "b.log").read_text()
+    )
+
+
+def test_an_engine_that_hangs_is_restarted(tmp_path: Path, ups: list[Up]) -> None:
+    up = Up(tmp_path, [{"name": "a"}])
+    ups.append(up)
+    [pid] = up.until_other_pids(set(), 1)
+    os.kill(pid, signal.SIGSTOP)
+    [after] = up.until_other_pids({pid}, 1)
+    assert after != pid
+    assert not running(pid)
+
+
+def test_nothing_outlives_a_killed_stoker(tmp_path: Path, ups: list[Up]) -> None:
+    up = Up(tmp_path, [{"name": "a", "env": {"STUBBORN": "1", "WITH_CHILD": "1"}}])
+    ups.append(up)
+    [pid] = up.until_other_pids(set(), 1)
+    child = int(re.findall(r"child (\d+)", (up.logs / "a.log").read_text())[0])
+    up.process.kill()
+    up.process.wait()
+    end = time.monotonic() + 10
+    while running(pid) or running(child):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_the_log_has_the_engines_name_before_each_line(tmp_path: Path, ups: list[Up]) -> None:
+    up = Up(tmp_path, [{"name": "a"}])
+    ups.append(up)
+    [pid] = up.until_other_pids(set(), 1)
+    up.stop()
+    assert f"[a] engine {pid} serves m\n" in (tmp_path / "stderr").read_text()
+
+
+def test_what_is_started_without_a_file_is_valid() -> None:
+    [engine] = parse_config(suited_to_this_machine()).engines
+    assert list(engine.models) == ["smollm2"]
