@@ -29,6 +29,7 @@ inline constexpr int kPartitionBlocks = kPartitionTokens / kBlockTokens;
 // (query, head) rows of one item: as many queries as fit in kItemRows, at least one.
 inline constexpr int kItemRows = 64;
 inline constexpr int kMaxGroup = 128;
+inline constexpr int kMaxHeadDim = 1024;
 
 enum class KVType : int { bf16, fp32 };
 

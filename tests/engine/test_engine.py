@@ -9,7 +9,11 @@ import pytest
 
 from stoker.engine.engine import Engine
 from stoker.engine.outputs import RequestOutput
-from stoker.engine.sampling_params import BeamSearchParams, RequestOutputKind, SamplingParams
+from stoker.engine.sampling_params import (
+    BeamSearchParams,
+    RequestOutputKind,
+    SamplingParams,
+)
 from stoker.engine.stats import StepStats
 from stoker.errors import ContextOverflow, EngineOverloaded, InvalidRequest
 from tests.engine.doubles import (
