@@ -124,7 +124,7 @@ USER = {"role": "user", "content": "hi"}
 def test_a_wrong_chat_field_is_named_as_the_caller_wrote_it(
     body: dict[str, Any], param: str
 ) -> None:
-    error = explain(ChatCompletionRequest, body)
+    error = explain(ChatCompletionRequest, {"model": "m", **body})
     assert error.status == 400
     assert error.info.param == param
 
@@ -151,6 +151,7 @@ def test_fields_that_change_nothing_are_accepted_and_so_is_null() -> None:
     request = ChatCompletionRequest.model_validate_json(
         json.dumps(
             {
+                "model": "m",
                 "messages": [USER],
                 "user": "u",
                 "store": False,

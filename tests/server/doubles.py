@@ -84,6 +84,8 @@ class LetterRunner:
         self.gate.wait()
         if self.delay:
             time.sleep(self.delay)
+        if batch.before_sampling is not None:
+            batch.before_sampling()
         sample = batch.sample
         positions = self._positions(batch)[sample.rows].astype(np.int64)
         last = batch.token_ids[sample.rows].astype(np.int64)

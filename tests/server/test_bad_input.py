@@ -16,7 +16,7 @@ TEXT = "/v1/completions"
 
 
 def raw(body: dict[str, Any]) -> bytes:
-    return json.dumps(body).encode()
+    return json.dumps({"model": "letters", **body}).encode()
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,8 @@ def raw(body: dict[str, Any]) -> bytes:
         ),
         (CHAT, raw({"messages": [{"role": "user", "content": "refuse"}]}), "messages", None),
         (CHAT, raw({"messages": [USER], "temperature": float("nan")}), "temperature", None),
-        (CHAT, b'{"messages": [{"role": "user", "content": "x"}], "top_p": 1e999}', "top_p", None),
+        (CHAT, raw({"messages": [USER]})[:-1] + b', "top_p": 1e999}', "top_p", None),
+        (CHAT, b'{"messages": [{"role": "user", "content": "x"}]}', "model", None),
         (CHAT, raw({"messages": [USER], "frequency_penalty": 3}), "frequency_penalty", None),
         (CHAT, raw({"messages": [USER], "min_tokens": 9, "max_tokens": 3}), "min_tokens", None),
         (CHAT, raw({"messages": [USER], "logit_bias": {"999999": 1}}), "logit_bias", None),

@@ -83,6 +83,7 @@ class ChatFields(GenerationFields):
         "echo": (False,),
     }
 
+    model: str
     max_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
     logprobs: bool | None = None
@@ -230,6 +231,8 @@ class AnswerMessage(BaseModel):
     role: Literal["assistant"] = "assistant"
     content: str | None
     refusal: None = None
+    annotations: list[None] = []
+    """Always empty: this server cites nothing."""
     reasoning_content: str | None = None
     """What the model wrote before its answer; llama.cpp's name."""
     reasoning: str | None = None

@@ -84,6 +84,7 @@ class Exchange:
         "_connection",
         "_discarding",
         "_dispatcher",
+        "_elsewhere",
         "_failures",
         "_first_byte_at",
         "_head",
@@ -134,6 +135,7 @@ class Exchange:
         self._held: list[bytes] = []
         self._held_bytes = 0
         self._discarding: UpstreamFailure | None = None
+        self._elsewhere = False
         self._paused = False
         self._last = self._before_last = b""
         self._submitted_at = monotonic()
@@ -199,7 +201,10 @@ class Exchange:
             engine.breaker.failed(self._dispatcher.loop.time())
         else:
             engine.breaker.succeeded()
-        if head.status in RETRYABLE:
+        if head.status == 404 and self.features.stored:
+            self._elsewhere = self._dispatcher.has_untried(self)
+            self._discarding = UpstreamFailure("it is kept elsewhere") if self._elsewhere else None
+        elif head.status in RETRYABLE:
             wait = retry_after_seconds(head.fields)
             if wait is not None:
                 engine.hold_off(self._dispatcher.loop.time() + wait)
@@ -318,7 +323,6 @@ class Exchange:
         self._leave_engine()
         if engine not in self.failed_on:
             self.failed_on.append(engine)
-        self._failures += 1
         self._head = None
         self._held.clear()
         self._held_bytes = 0
@@ -326,6 +330,12 @@ class Exchange:
         self.state = State.WAITING
         self.deadline = _NEVER
         dispatcher = self._dispatcher
+        if self._elsewhere:
+            self._elsewhere = False
+            self._attempts -= 1  # a question, not a failure
+            dispatcher.place(self)
+            return
+        self._failures += 1
         dispatcher.metrics.retries[engine.name, failure.kind] += 1
         delay = dispatcher.backoff.delay(self._failures)
         self._timer = dispatcher.loop.call_later(delay, dispatcher.place, self)
@@ -343,6 +353,10 @@ class Exchange:
         self.refuse(error)
 
     # -- ends
+
+    @property
+    def over(self) -> bool:
+        return self.state is State.DONE
 
     def refuse(self, error: ApiError) -> None:
         """Answer with an error of the router's own."""

@@ -103,6 +103,16 @@ async def count_input_tokens(http: Request) -> InputTokens:
     return InputTokens(input_tokens=len(prepared.prompt.token_ids))
 
 
+@router.post("/v1/responses/compact", include_in_schema=False)
+async def compact() -> Response:
+    """Refused as a route that is not there, by which clients know to keep the conversation."""
+    raise ApiError(
+        404,
+        "This server does not compact conversations: send the items as they are.",
+        code="unknown_url",
+    )
+
+
 @router.get(
     "/v1/responses/{response_id}",
     responses={200: {"model": ResponseResource}, **errors(400, 401, 404)},
