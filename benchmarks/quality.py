@@ -31,6 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 from stoker import LLM, SamplingParams
+from stoker.engine.prompts import TokensPrompt
 
 PROMPTS = [
     "What is the capital of France?",
@@ -87,7 +88,7 @@ def compare(llm: LLM, request: dict[str, Any], truth: dict[str, Any]) -> dict[st
     prompts, tokens = request["prompts"], request["tokens"]
     forced = llm.generate(
         [
-            {"prompt_token_ids": prompt + answer}
+            TokensPrompt(prompt_token_ids=prompt + answer)
             for prompt, answer in zip(prompts, truth["greedy"], strict=True)
         ],
         SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=1, detokenize=False),
@@ -102,7 +103,7 @@ def compare(llm: LLM, request: dict[str, Any], truth: dict[str, Any]) -> dict[st
             if position[expected].rank != 1:
                 differences.append((truth["margins"][row][step], truth["best"][row][step]))
     free = llm.generate(
-        [{"prompt_token_ids": prompt} for prompt in prompts],
+        [TokensPrompt(prompt_token_ids=prompt) for prompt in prompts],
         SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True, detokenize=False),
         use_tqdm=False,
     )
@@ -111,7 +112,7 @@ def compare(llm: LLM, request: dict[str, Any], truth: dict[str, Any]) -> dict[st
         for output, answer in zip(free, truth["greedy"], strict=True)
     )
     windows = llm.generate(
-        [{"prompt_token_ids": window} for window in request["windows"]],
+        [TokensPrompt(prompt_token_ids=window) for window in request["windows"]],
         SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0, detokenize=False),
         use_tqdm=False,
     )

@@ -29,6 +29,7 @@ inline constexpr int kPartitionBlocks = kPartitionTokens / kBlockTokens;
 // (query, head) rows of one item: as many queries as fit in kItemRows, at least one.
 inline constexpr int kItemRows = 64;
 inline constexpr int kMaxGroup = 128;
+inline constexpr int kMaxHeadDim = 1024;
 
 enum class KVType : int { bf16, fp32 };
 
@@ -66,13 +67,13 @@ struct AttentionItem {
 struct PartitionRange {
   int begin, end;
 };
-inline PartitionRange visible_partitions(int position, int window) {
+static inline PartitionRange visible_partitions(int position, int window) {
   const int first = window > 0 && position >= window ? position - window + 1 : 0;
   return {first / kPartitionTokens, position / kPartitionTokens + 1};
 }
 
 // Floats of one partition's result for one row: maximum, sum and weighted values.
-inline size_t partial_floats(const AttentionShape& shape) {
+static inline size_t partial_floats(const AttentionShape& shape) {
   return static_cast<size_t>(shape.padded_dim) + kBlockTokens;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "model_config.h"
@@ -22,6 +23,8 @@ struct Batch {
   std::vector<SampleRequest> samples;
   std::vector<SampleExtras> extras;  // that the samples point to
   std::vector<ScoreRequest> scores;
+  // Called by one thread before any sample's extras are read; must not throw.
+  std::function<void()> before_sampling;
 
   const int32_t* block_table(int sequence) const {
     return block_tables + static_cast<ptrdiff_t>(sequence) * table_width;

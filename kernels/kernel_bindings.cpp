@@ -104,7 +104,7 @@ Result attend(const Heads& q, const Heads& k, const Heads& v, const Ids& block_t
   const auto kv_heads = static_cast<int>(k.shape(1)), dim = static_cast<int>(k.shape(2));
   const auto group = static_cast<int>(q.shape(1)) / kv_heads;
   require(q.shape(2) == k.shape(2) && v.shape(0) == k.shape(0) && v.shape(1) == k.shape(1) &&
-              v.shape(2) == k.shape(2) && q.shape(1) % k.shape(1) == 0 && dim % 2 == 0,
+              v.shape(2) == k.shape(2) && q.shape(1) % k.shape(1) == 0 && dim % 2 == 0 && dim <= kMaxHeadDim,
           "attend: q [queries, heads, dim], k and v [context, kv heads, dim], dim even");
   require(queries <= context && chunk >= 1 && group <= kMaxGroup &&
               (chunk == 1 || chunk * group <= kItemRows) && (chunk == 1 || !split),

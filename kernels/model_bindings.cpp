@@ -7,6 +7,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <exception>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -153,10 +154,22 @@ nb::tuple run(Model& model, nb::handle python_batch, bool measure) {
                     .scores = scores.views,
                     .embeddings = embeddings.data(),
                     .timings = measure ? &timings : nullptr};
+  const nb::object before_sampling = python_batch.attr("before_sampling");
+  std::exception_ptr failure;
+  if (!before_sampling.is_none())
+    batch.before_sampling = [&] {
+      nb::gil_scoped_acquire acquire;
+      try {
+        before_sampling();
+      } catch (...) {
+        failure = std::current_exception();
+      }
+    };
   {
     nb::gil_scoped_release release;
     model.run(batch, output);
   }
+  if (failure) std::rethrow_exception(failure);
   return nb::make_tuple(token_ids, samples.arrays, scores.arrays, embeddings, seconds(timings));
 }
 

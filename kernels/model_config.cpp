@@ -25,6 +25,8 @@ void check(const ModelConfig& c) {
                              {"number of layers", c.num_layers()}})
     require(value > 0, std::string(name) + " is " + std::to_string(value));
   require(c.head_dim % 2 == 0, "head_dim " + std::to_string(c.head_dim) + " is odd");
+  require(c.head_dim <= kMaxHeadDim, "head_dim " + std::to_string(c.head_dim) + " is above " +
+                                         std::to_string(kMaxHeadDim));
   require(c.num_heads % c.num_kv_heads == 0,
           std::to_string(c.num_heads) + " heads are not shared evenly by " +
               std::to_string(c.num_kv_heads) + " key-value heads");

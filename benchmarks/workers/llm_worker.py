@@ -8,6 +8,7 @@ else the engine prints goes to standard error.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import random
@@ -21,7 +22,7 @@ STARTED = time.time()
 
 def load(arguments: argparse.Namespace) -> tuple[Any, Any]:
     if arguments.engine == "stoker":
-        from stoker import LLM, SamplingParams
+        engine: Any = importlib.import_module("stoker")
 
         options: dict[str, Any] = {}
         if arguments.weight_format:
@@ -34,10 +35,10 @@ def load(arguments: argparse.Namespace) -> tuple[Any, Any]:
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
-        from vllm import LLM, SamplingParams
+        engine = importlib.import_module("vllm")
 
         options = {"dtype": "bfloat16"}
-    llm = LLM(
+    llm = engine.LLM(
         model=arguments.model,
         max_model_len=arguments.max_model_len,
         max_num_seqs=arguments.max_num_seqs,
@@ -45,7 +46,7 @@ def load(arguments: argparse.Namespace) -> tuple[Any, Any]:
         enable_prefix_caching=False,
         **options,
     )
-    return llm, SamplingParams
+    return llm, engine.SamplingParams
 
 
 def generate(llm: Any, params: Any, batch: int, prompt: int, tokens: int, seed: int) -> float:

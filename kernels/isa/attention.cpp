@@ -16,6 +16,7 @@ constexpr int kRowTile = 4;
 constexpr int kValueRows = 2;
 constexpr int kValueVecs = 2;
 #endif
+constexpr int kChunkBlocks = 8;   // blocks of the cache that all rows of an item pass over together
 
 // One word of each lane, multiplied and added: float32, or a pair of bfloat16.
 template <KVType kType>
@@ -24,20 +25,27 @@ template <>
 struct Element<KVType::bf16> {
   static constexpr int kStep = 2;
   STOKER_INLINE Vec dot(Vec acc, Words a, Words b) { return dot_pairs(acc, a, b); }
-  STOKER_INLINE uint32_t pack(const float* x) {
-    return float_to_bf16(x[0]) | static_cast<uint32_t>(float_to_bf16(x[1])) << 16;
+  // n numbers as words; `scratch` holds as many floats, rounded up to 16.
+  STOKER_INLINE const uint32_t* pack_row(const float* x, int n, float* scratch) {
+    auto* halves = reinterpret_cast<uint16_t*>(scratch);
+    int i = 0;
+    for (; i + kLanes <= n; i += kLanes) store_bf16(halves + i, load(x + i));
+    if (i < n) store_bf16(halves + i, load_first(x + i, n - i));
+    return reinterpret_cast<const uint32_t*>(scratch);
   }
 };
 template <>
 struct Element<KVType::fp32> {
   static constexpr int kStep = 1;
   STOKER_INLINE Vec dot(Vec acc, Words a, Words b) { return fma(as_floats(a), as_floats(b), acc); }
-  STOKER_INLINE uint32_t pack(const float* x) { return float_bits(x[0]); }
+  STOKER_INLINE const uint32_t* pack_row(const float* x, int, float*) {
+    return reinterpret_cast<const uint32_t*>(x);
+  }
 };
 
 // An item's scratch memory.
 struct Scratch {
-  float* scores;      // [rows of a tile → up to all][256]
+  float* scores;      // [rows][256]
   uint32_t* weights;  // [rows][256 / step] probabilities, as words
   uint32_t* q;        // [tile][head_dim / step][rows of the tile]
   float* out;         // [rows][padded_dim] merged so far
@@ -69,28 +77,48 @@ Scratch lay_out(const AttentionShape& shape, void* memory) {
   return s;
 }
 
-// scores[r][16 b + t] = q_r · k of token t of block b, for R rows and B blocks.
+// Where the keys and values of a partition's blocks lie.
+struct Blocks {
+  const uint32_t* keys[kPartitionBlocks];
+  const uint32_t* values[kPartitionBlocks];
+};
+
+// scores[r][16 b + t] = q_r · k of token t of block b, for R rows and B blocks from `first` on.
+// A lone query waits for memory more than it computes: with `fetch`, the values of these blocks
+// and the keys of the next ones are on their way meanwhile.
 template <KVType kType, int R, int B>
-STOKER_INLINE void score_tile(const uint32_t* q, const uint32_t* const* keys, int steps,
-                              float* scores) {
+STOKER_INLINE void score_tile(const uint32_t* q, const Blocks& blocks, int first, int end,
+                              int steps, bool fetch, float* scores) {
   using E = Element<kType>;
+  const uint32_t *keys[B], *next[B], *values[B];
+  for (int b = 0; b < B; ++b) {
+    keys[b] = blocks.keys[first + b];
+    values[b] = blocks.values[first + b];
+    next[b] = blocks.keys[first + B + b < end ? first + B + b : end - 1];
+  }
   Vec acc[R][B];
   for (int r = 0; r < R; ++r)
     for (int b = 0; b < B; ++b) acc[r][b] = splat(0.0f);
   for (int i = 0; i < steps; ++i) {
     Words k[B];
     for (int b = 0; b < B; ++b) k[b] = load_words(keys[b] + i * kBlockTokens);
+    if (fetch)
+      for (int b = 0; b < B; ++b) {
+        __builtin_prefetch(next[b] + i * kBlockTokens);
+        __builtin_prefetch(values[b] + i * kBlockTokens);
+      }
     for (int r = 0; r < R; ++r) {
       const Words x = splat_word(q[i * R + r]);
       for (int b = 0; b < B; ++b) acc[r][b] = E::dot(acc[r][b], x, k[b]);
     }
   }
   for (int r = 0; r < R; ++r)
-    for (int b = 0; b < B; ++b) store(scores + r * kPartitionTokens + b * kBlockTokens, acc[r][b]);
+    for (int b = 0; b < B; ++b)
+      store(scores + r * kPartitionTokens + (first + b) * kBlockTokens, acc[r][b]);
 }
 
 template <KVType kType, int R>
-void score_rows(const uint32_t* q, const uint32_t* const* keys, int begin, int end, int steps,
+void score_rows(const uint32_t* q, const Blocks& blocks, int begin, int end, int steps, bool fetch,
                 float* scores) {
 #if defined(STOKER_SIMD_512)
   constexpr int kBlocks = R <= 4 ? 4 : 2;
@@ -98,61 +126,74 @@ void score_rows(const uint32_t* q, const uint32_t* const* keys, int begin, int e
   constexpr int kBlocks = R <= 2 ? 2 : 1;
 #endif
   int b = begin;
-  for (; b + kBlocks <= end; b += kBlocks)
-    score_tile<kType, R, kBlocks>(q, keys + b, steps, scores + b * kBlockTokens);
-  for (; b < end; ++b) score_tile<kType, R, 1>(q, keys + b, steps, scores + b * kBlockTokens);
+  if (fetch)
+    for (; b + kBlocks <= end; b += kBlocks)
+      score_tile<kType, R, kBlocks>(q, blocks, b, end, steps, true, scores);
+  else
+    for (; b + kBlocks <= end; b += kBlocks)
+      score_tile<kType, R, kBlocks>(q, blocks, b, end, steps, false, scores);
+  for (; b < end; ++b) score_tile<kType, R, 1>(q, blocks, b, end, steps, fetch, scores);
 }
 
 // For R rows (1 … kRowTile) whose packed queries lie at q.
 template <KVType kType>
-void score(int rows, const uint32_t* q, const uint32_t* const* keys, int begin, int end, int steps,
-           float* scores) {
+void score(int rows, const uint32_t* q, const Blocks& blocks, int begin, int end, int steps,
+           bool fetch, float* scores) {
   switch (rows) {
-    case 1: return score_rows<kType, 1>(q, keys, begin, end, steps, scores);
-    case 2: return score_rows<kType, 2>(q, keys, begin, end, steps, scores);
-    case 3: return score_rows<kType, 3>(q, keys, begin, end, steps, scores);
-    case 4: return score_rows<kType, 4>(q, keys, begin, end, steps, scores);
+    case 1: return score_rows<kType, 1>(q, blocks, begin, end, steps, fetch, scores);
+    case 2: return score_rows<kType, 2>(q, blocks, begin, end, steps, fetch, scores);
+    case 3: return score_rows<kType, 3>(q, blocks, begin, end, steps, fetch, scores);
+    case 4: return score_rows<kType, 4>(q, blocks, begin, end, steps, fetch, scores);
 #if defined(STOKER_SIMD_512)
-    case 5: return score_rows<kType, 5>(q, keys, begin, end, steps, scores);
-    case 6: return score_rows<kType, 6>(q, keys, begin, end, steps, scores);
-    case 7: return score_rows<kType, 7>(q, keys, begin, end, steps, scores);
-    case 8: return score_rows<kType, 8>(q, keys, begin, end, steps, scores);
+    case 5: return score_rows<kType, 5>(q, blocks, begin, end, steps, fetch, scores);
+    case 6: return score_rows<kType, 6>(q, blocks, begin, end, steps, fetch, scores);
+    case 7: return score_rows<kType, 7>(q, blocks, begin, end, steps, fetch, scores);
+    case 8: return score_rows<kType, 8>(q, blocks, begin, end, steps, fetch, scores);
 #endif
   }
 }
 
+constexpr float kLog2E = 1.44269504f;
+
 // Turns a row's scores of the visible tokens [begin, end) of a partition into weights
-// e^(score - max), zero for the other tokens of the blocks touched.
+// 2^(score · log2 e - max), zero for the other tokens of the blocks touched.
 template <KVType kType>
 STOKER_INLINE void softmax_row(const AttentionShape& shape, float* scores, int begin, int end,
                                uint32_t* weights, float* row_max, float* row_sum) {
   const int first = begin / kBlockTokens, last = (end - 1) / kBlockTokens;
-  const Vec scale = splat(shape.scale), hidden = splat(-__builtin_inff());
-  Vec top = hidden;
-  for (int b = first; b <= last; ++b) {
-    float* s = scores + b * kBlockTokens;
-    Vec x = load(s) * scale;
-    if (shape.softcap > 0) x = splat(shape.softcap) * tanh(x / splat(shape.softcap));
-    const int from = begin - b * kBlockTokens, to = end - b * kBlockTokens;
-    if (from > 0 || to < kBlockTokens)
-      x = select(lanes_between(from > 0 ? from : 0, to < kBlockTokens ? to : kBlockTokens), x,
-                 hidden);
-    store(s, x);
-    top = max(x, top);
-  }
-  const float maximum = reduce_max(top);
-  Vec sum = splat(0.0f);
-  for (int b = first; b <= last; ++b) {
-    Vec p = exp(load(scores + b * kBlockTokens) - splat(maximum));
-    if constexpr (kType == KVType::bf16) {
-      const Words rounded = round_bf16(p);
-      store_u16(reinterpret_cast<uint16_t*>(weights) + b * kBlockTokens, rounded);
-      p = as_floats(shift_left<16>(rounded));  // the sum is of what is multiplied
-    } else {
-      store_words(weights + b * kBlockTokens, as_words(p));
+  const Vec hidden = splat(-__builtin_inff());
+  Vec scale = splat(shape.scale * kLog2E);
+  if (shape.softcap > 0) {
+    for (int b = first; b <= last; ++b) {
+      float* s = scores + b * kBlockTokens;
+      store(s, splat(shape.softcap * kLog2E) * tanh(load(s) * splat(shape.scale / shape.softcap)));
     }
-    sum = sum + p;
+    scale = splat(1.0f);
   }
+  // Only the first and the last block may hold tokens that are not seen.
+  const Mask seen_first = lanes_between(
+      begin - first * kBlockTokens, first < last ? kBlockTokens : end - first * kBlockTokens);
+  const Mask seen_last =
+      lanes_between(first < last ? 0 : begin - first * kBlockTokens, end - last * kBlockTokens);
+  const auto scaled = [&](int b) { return load(scores + b * kBlockTokens) * scale; };
+  Vec top = max(select(seen_first, scaled(first), hidden), select(seen_last, scaled(last), hidden));
+  for (int b = first + 1; b < last; ++b) top = max(scaled(b), top);
+  const float maximum = reduce_max(top);
+
+  const Vec below = splat(-maximum);
+  const auto weigh = [&](int b, Vec p) {
+    if constexpr (kType == KVType::bf16)  // the sum is of what is multiplied
+      return store_rounded(reinterpret_cast<uint16_t*>(weights) + b * kBlockTokens, p);
+    store_words(weights + b * kBlockTokens, as_words(p));
+    return p;
+  };
+  const auto power = [&](int b) {
+    const Vec x = fma(load(scores + b * kBlockTokens), scale, below);
+    return kType == KVType::bf16 ? exp2_rough(x) : exp2(x);
+  };
+  Vec sum = weigh(first, select(seen_first, power(first), splat(0.0f)));
+  for (int b = first + 1; b < last; ++b) sum = sum + weigh(b, power(b));
+  if (first < last) sum = sum + weigh(last, select(seen_last, power(last), splat(0.0f)));
   *row_max = maximum;
   *row_sum = reduce_add(sum);
 }
@@ -245,11 +286,10 @@ void value_group(const uint32_t* weights, const uint32_t* const* values, int pad
   for (int r = 0; r < R; ++r)
     value_row<kType>(weights + r * kWords, values, padded, visible[r].begin,
                      visible[r].end < from ? visible[r].end : from, out + r * padded);
-  if (from < to) {
-    value_rows<kType, R>(weights, values, padded, from, to, out);
-    for (int r = 0; r < R; ++r)
-      value_row<kType>(weights + r * kWords, values, padded, to, visible[r].end, out + r * padded);
-  }
+  if (from == to) return;
+  value_rows<kType, R>(weights, values, padded, from, to, out);
+  for (int r = 0; r < R; ++r)
+    value_row<kType>(weights + r * kWords, values, padded, to, visible[r].end, out + r * padded);
 }
 
 template <KVType kType>
@@ -280,15 +320,11 @@ STOKER_INLINE void merge_row(float part_max, float part_sum, const float* part, 
                              float* row_max, float* row_sum, float* out) {
   // A NaN in either stays.
   const float top = part_max > *row_max ? part_max : *row_max;
-  float factors[2];
-  {
-    float x[kLanes] = {*row_max - top, part_max - top};
-    store(x, exp(load(x)));
-    factors[0] = x[0];
-    factors[1] = x[1];
-  }
-  const Vec keep = splat(factors[0]), gain = splat(factors[1]);
-  *row_sum = __builtin_fmaf(part_sum, factors[1], *row_sum * factors[0]);
+  float keep_lanes[kLanes], gain_lanes[kLanes];
+  const Vec keep = exp2(splat(*row_max - top)), gain = exp2(splat(part_max - top));
+  store(keep_lanes, keep);
+  store(gain_lanes, gain);
+  *row_sum = __builtin_fmaf(part_sum, gain_lanes[0], *row_sum * keep_lanes[0]);
   *row_max = top;
   for (int d = 0; d < padded; d += kLanes)
     store(out + d, fma(load(part + d), gain, load(out + d) * keep));
@@ -301,6 +337,21 @@ STOKER_INLINE void finish_row(const float* sums, float total, int head_dim, floa
   if (d < head_dim) store_first(out + d, load(sums + d) * inverse, head_dim - d);
 }
 
+struct BlockRange {
+  int begin, end;
+};
+
+// The blocks of a partition that some of `count` rows see.
+STOKER_INLINE BlockRange blocks_seen(const Visible* visible, int count) {
+  int from = kPartitionTokens, to = 0;
+  for (int r = 0; r < count; ++r) {
+    if (visible[r].begin == visible[r].end) continue;
+    if (visible[r].begin < from) from = visible[r].begin;
+    if (visible[r].end > to) to = visible[r].end;
+  }
+  return {from / kBlockTokens, (to + kBlockTokens - 1) / kBlockTokens};
+}
+
 // A whole partition for all rows of an item: maxima, sums and weighted values, not yet merged.
 template <KVType kType>
 void attend_partition(const AttentionShape& shape, const AttentionItem& item, int partition,
@@ -309,7 +360,6 @@ void attend_partition(const AttentionShape& shape, const AttentionItem& item, in
   const int steps = shape.head_dim / E::kStep, padded = shape.padded_dim;
   const int rows = item.queries * shape.group, start = partition * kPartitionTokens;
 
-  int from = kPartitionTokens, to = 0;
   for (int r = 0; r < rows; ++r) {
     const int position = item.first_position + r / shape.group;
     int begin = item.window > 0 ? position - item.window + 1 - start : -start;
@@ -318,46 +368,48 @@ void attend_partition(const AttentionShape& shape, const AttentionItem& item, in
     if (end > kPartitionTokens) end = kPartitionTokens;
     if (end < begin) begin = end = 0;
     visible[r] = {begin, end};
-    if (begin < end) {
-      if (begin < from) from = begin;
-      if (end > to) to = end;
-    }
   }
 
-  const uint32_t* keys[kPartitionBlocks];
-  const uint32_t* values[kPartitionBlocks];
-  const int first_block = from / kBlockTokens, end_block = (to + kBlockTokens - 1) / kBlockTokens;
+  Blocks blocks;
+  const auto [first_block, end_block] = blocks_seen(visible, rows);
   for (int b = first_block; b < end_block; ++b) {
     const uint8_t* block =
         item.cache +
         static_cast<size_t>(item.block_table[partition * kPartitionBlocks + b]) * item.block_stride;
-    keys[b] = reinterpret_cast<const uint32_t*>(block);
-    values[b] = reinterpret_cast<const uint32_t*>(block + shape.value_offset);
+    blocks.keys[b] = reinterpret_cast<const uint32_t*>(block);
+    blocks.values[b] = reinterpret_cast<const uint32_t*>(block + shape.value_offset);
   }
 
-  for (int tile = 0; tile < rows; tile += kRowTile) {
-    const int count = rows - tile < kRowTile ? rows - tile : kRowTile;
-    int tile_from = kPartitionTokens, tile_to = 0;
-    for (int r = tile; r < tile + count; ++r) {
-      if (visible[r].begin == visible[r].end) continue;
-      if (visible[r].begin < tile_from) tile_from = visible[r].begin;
-      if (visible[r].end > tile_to) tile_to = visible[r].end;
+  // A few blocks of keys, then of values, serve all rows while they are in the nearest cache.
+  for (int chunk = first_block; chunk < end_block; chunk += kChunkBlocks) {
+    const int chunk_end = chunk + kChunkBlocks < end_block ? chunk + kChunkBlocks : end_block;
+    for (int tile = 0; tile < rows; tile += kRowTile) {
+      const int count = rows - tile < kRowTile ? rows - tile : kRowTile;
+      const BlockRange seen = blocks_seen(visible + tile, count);
+      score<kType>(count, s.q + static_cast<ptrdiff_t>(tile) * steps, blocks,
+                   seen.begin > chunk ? seen.begin : chunk,
+                   seen.end < chunk_end ? seen.end : chunk_end, steps, item.queries == 1,
+                   s.scores + tile * kPartitionTokens);
     }
-    for (int r = tile; r < tile + count; ++r) {
-      s.part_max[r] = -__builtin_inff();
-      s.part_sum[r] = 0.0f;
-      for (int d = 0; d < padded; d += kLanes) store(s.part + r * padded + d, splat(0.0f));
+  }
+  for (int r = 0; r < rows; ++r) {
+    s.part_max[r] = -__builtin_inff();
+    s.part_sum[r] = 0.0f;
+    for (int d = 0; d < padded; d += kLanes) store(s.part + r * padded + d, splat(0.0f));
+    if (visible[r].begin < visible[r].end)
+      softmax_row<kType>(shape, s.scores + r * kPartitionTokens, visible[r].begin, visible[r].end,
+                         s.weights + r * (kPartitionTokens / E::kStep), &s.part_max[r],
+                         &s.part_sum[r]);
+  }
+  for (int chunk = first_block; chunk < end_block; chunk += kChunkBlocks) {
+    const int begin = chunk * kBlockTokens, end = begin + kChunkBlocks * kBlockTokens;
+    Visible here[kMaxGroup];
+    for (int r = 0; r < rows; ++r) {
+      here[r].begin = visible[r].begin > begin ? visible[r].begin : begin;
+      here[r].end = visible[r].end < end ? visible[r].end : end;
+      if (here[r].begin >= here[r].end) here[r] = {begin, begin};
     }
-    if (tile_from >= tile_to) continue;
-    score<kType>(count, s.q + static_cast<ptrdiff_t>(tile) * steps, keys, tile_from / kBlockTokens,
-                 (tile_to + kBlockTokens - 1) / kBlockTokens, steps, s.scores);
-    for (int r = tile; r < tile + count; ++r)
-      if (visible[r].begin < visible[r].end)
-        softmax_row<kType>(shape, s.scores + (r - tile) * kPartitionTokens, visible[r].begin,
-                           visible[r].end,
-                           s.weights + (r - tile) * (kPartitionTokens / E::kStep), &s.part_max[r],
-                           &s.part_sum[r]);
-    weigh_values<kType>(count, s.weights, values, padded, visible + tile, s.part + tile * padded);
+    weigh_values<kType>(rows, s.weights, blocks.values, padded, here, s.part);
   }
 }
 
@@ -368,13 +420,17 @@ void attend_typed(const AttentionShape& shape, const AttentionItem& item, void* 
   const int steps = shape.head_dim / E::kStep, padded = shape.padded_dim, group = shape.group;
   const int rows = item.queries * group;
 
+  for (int i = 1; i < item.queries; ++i)
+    for (int d = 0; d < group * shape.head_dim; d += kLanes)
+      __builtin_prefetch(item.q + i * item.q_stride + d, 1);
   for (int tile = 0; tile < rows; tile += kRowTile) {
     const int count = rows - tile < kRowTile ? rows - tile : kRowTile;
+    uint32_t* packed = s.q + static_cast<ptrdiff_t>(tile) * steps;
     for (int r = 0; r < count; ++r) {
       const float* q = item.q + (tile + r) / group * item.q_stride +
                        static_cast<ptrdiff_t>((tile + r) % group) * shape.head_dim;
-      for (int i = 0; i < steps; ++i)
-        s.q[(static_cast<ptrdiff_t>(tile) * steps) + i * count + r] = E::pack(q + i * E::kStep);
+      const uint32_t* words = E::pack_row(q, shape.head_dim, s.part);
+      for (int i = 0; i < steps; ++i) packed[i * count + r] = words[i];
     }
   }
 
@@ -438,17 +494,20 @@ template <KVType kType>
 void write_typed(const AttentionShape& shape, uint8_t* head_block, int slot, const float* k,
                  const float* v) {
   using E = Element<kType>;
+  float scratch[kMaxHeadDim];
   auto* keys = reinterpret_cast<uint32_t*>(head_block);
-  for (int i = 0; i < shape.head_dim / E::kStep; ++i)
-    keys[i * kBlockTokens + slot] = E::pack(k + i * E::kStep);
+  const uint32_t* words = E::pack_row(k, shape.head_dim, scratch);
+  for (int i = 0; i < shape.head_dim / E::kStep; ++i) keys[i * kBlockTokens + slot] = words[i];
+  uint8_t* values = head_block + shape.value_offset;
   if constexpr (kType == KVType::bf16) {
-    auto* values = reinterpret_cast<uint16_t*>(head_block + shape.value_offset) +
-                   static_cast<ptrdiff_t>(slot / 2) * 2 * shape.padded_dim + slot % 2;
-    for (int d = 0; d < shape.head_dim; ++d) values[2 * d] = float_to_bf16(v[d]);
+    const auto* halves = reinterpret_cast<const uint16_t*>(E::pack_row(v, shape.head_dim, scratch));
+    auto* pairs = reinterpret_cast<uint16_t*>(values) +
+                  static_cast<ptrdiff_t>(slot / 2) * 2 * shape.padded_dim + slot % 2;
+    for (int d = 0; d < shape.head_dim; ++d) pairs[2 * d] = halves[d];
   } else {
-    auto* values = reinterpret_cast<float*>(head_block + shape.value_offset) +
-                   static_cast<ptrdiff_t>(slot) * shape.padded_dim;
-    for (int d = 0; d < shape.head_dim; ++d) values[d] = v[d];
+    float* row = reinterpret_cast<float*>(values) +
+                 static_cast<ptrdiff_t>(slot) * shape.padded_dim;
+    for (int d = 0; d < shape.head_dim; ++d) row[d] = v[d];
   }
 }
 

@@ -12,10 +12,7 @@
 
 #if defined(STOKER_ISA_avx512) || defined(STOKER_ISA_amx)
 #define STOKER_SIMD_512 1
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12's own undefined-value intrinsics
 #include <immintrin.h>
-#pragma GCC diagnostic pop
 #elif defined(STOKER_ISA_avx2)
 #define STOKER_SIMD_256 1
 #include <immintrin.h>
@@ -331,6 +328,19 @@ STOKER_INLINE Words round_bf16(Vec a) {
 }
 STOKER_INLINE void store_bf16(uint16_t* p, Vec a) { store_u16(p, round_bf16(a)); }
 
+// Stores numbers, none of them denormal, as bf16, and returns what was stored.
+STOKER_INLINE Vec store_rounded(uint16_t* p, Vec a) {
+#if defined(STOKER_SIMD_512) && defined(__AVX512BF16__)
+  const __m256i rounded = (__m256i)_mm512_cvtneps_pbh(a.v);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), rounded);
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(rounded), 16))};
+#else
+  const Words rounded = round_bf16(a);
+  store_u16(p, rounded);
+  return as_floats(shift_left<16>(rounded));
+#endif
+}
+
 // acc + even·even + odd·odd of bf16 pairs in fp32, the odd product first, each with one rounding:
 // what the instruction VDPBF16PS computes.
 STOKER_INLINE Vec dot_pairs(Vec acc, Words a, Words b) {
@@ -343,21 +353,46 @@ STOKER_INLINE Vec dot_pairs(Vec acc, Words a, Words b) {
 #endif
 }
 
-// Sum of the lanes: halves, quarters, pairs, neighbours.
+// Sum of the lanes: halves, quarters, pairs, neighbours. The greatest lane likewise.
+#if defined(STOKER_SIMD_512) || defined(STOKER_SIMD_256)
+STOKER_INLINE __m256 lower_half(Vec a) {
+#if defined(STOKER_SIMD_512)
+  return _mm512_castps512_ps256(a.v);
+#else
+  return a.a;
+#endif
+}
+STOKER_INLINE __m256 upper_half(Vec a) {
+#if defined(STOKER_SIMD_512)
+  return _mm512_extractf32x8_ps(a.v, 1);
+#else
+  return a.b;
+#endif
+}
 STOKER_INLINE float reduce_add(Vec a) {
-  float x[kLanes];
-  store(x, a);
-  for (int half = kLanes / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) x[i] = x[i] + x[i + half];
-  return x[0];
+  const __m256 x = _mm256_add_ps(lower_half(a), upper_half(a));
+  const __m128 y = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+  const __m128 z = _mm_add_ps(y, _mm_movehl_ps(y, y));
+  return _mm_cvtss_f32(_mm_add_ss(z, _mm_movehdup_ps(z)));
 }
 STOKER_INLINE float reduce_max(Vec a) {
-  float x[kLanes];
-  store(x, a);
-  for (int half = kLanes / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) x[i] = x[i] > x[i + half] ? x[i] : x[i + half];
-  return x[0];
+  const __m256 x = _mm256_max_ps(lower_half(a), upper_half(a));
+  const __m128 y = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+  const __m128 z = _mm_max_ps(y, _mm_movehl_ps(y, y));
+  return _mm_cvtss_f32(_mm_max_ss(z, _mm_movehdup_ps(z)));
 }
+#else
+STOKER_INLINE float reduce_add(Vec a) {
+  for (int half = kLanes / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) a.v[i] = a.v[i] + a.v[i + half];
+  return a.v[0];
+}
+STOKER_INLINE float reduce_max(Vec a) {
+  for (int half = kLanes / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) a.v[i] = a.v[i] > a.v[i + half] ? a.v[i] : a.v[i + half];
+  return a.v[0];
+}
+#endif
 
 // e^x to about one unit in the last place; 0 below -87.3, and e^88.3 above that.
 // Range reduction by powers of two and a polynomial after Cephes' expf.
@@ -378,6 +413,31 @@ STOKER_INLINE Vec exp(Vec x) {
   p = fma(p, r * r, r + splat(1.0f));
   const Vec power = as_floats(shift_left<23>(as_words(shifted) + splat_word(127)));
   return select(x < low, splat(0.0f), p * power);
+}
+
+// 2^x for x ≤ 0, 2^-126 below that; the whole part makes the exponent, and a polynomial the rest:
+// 2^f = 1 + f g(f) for |f| ≤ 1/2, with g fitted to the least relative error.
+STOKER_INLINE Vec exp2_with(Vec x, const float* g, int degree) {
+  const Vec y = max(splat(-126.0f), x);
+  // Adding it leaves the nearest integer, and the bias of an exponent, in the low mantissa bits.
+  const Vec magic = splat(0x1.8p23f + 127.0f);
+  const Vec shifted = y + magic;
+  const Vec f = y - (shifted - magic);
+  Vec p = splat(g[degree]);
+  for (int i = degree - 1; i >= 0; --i) p = fma(p, f, splat(g[i]));
+  p = fma(p, f, splat(1.0f));
+  return p * as_floats(shift_left<23>(as_words(shifted)));
+}
+// To about one unit in the last place.
+STOKER_INLINE Vec exp2(Vec x) {
+  constexpr float g[] = {0x1.62e430p-1f, 0x1.ebfbdcp-3f, 0x1.c6aee8p-5f,
+                         0x1.3b2d4cp-7f, 0x1.5f3e54p-10f, 0x1.41fbc0p-13f};
+  return exp2_with(x, g, 5);
+}
+// With a relative error below 3e-6, for what is rounded to bf16.
+STOKER_INLINE Vec exp2_rough(Vec x) {
+  constexpr float g[] = {0x1.62e12cp-1f, 0x1.ec0378p-3f, 0x1.c9fc46p-5f, 0x1.3a02d2p-7f};
+  return exp2_with(x, g, 3);
 }
 
 STOKER_INLINE Vec negate(Vec x) { return splat(0.0f) - x; }

@@ -57,7 +57,7 @@ async def one_request(connection: Connection, dice: random.Random, port: int) ->
         answer = await other.receive(pause=0.001)
         return "slow", answer.status
     finally:
-        other.close()
+        await other.close()
 
 
 async def storm(
@@ -71,16 +71,16 @@ async def storm(
         nonlocal left
         dice = random.Random(number)
         connection = await Connection.open(port)
-        while left > 0:
-            left -= 1
-            if watch is not None and left == requests // 2:
-                watch.set()
-            try:
+        try:
+            while left > 0:
+                left -= 1
+                if watch is not None and left == requests // 2:
+                    watch.set()
                 seen[await one_request(connection, dice, port)] += 1
-            except (asyncio.IncompleteReadError, ConnectionError):
-                seen["closed", 0] += 1
-                return
-        connection.close()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            seen["closed", 0] += 1
+        finally:
+            await connection.close()
 
     await asyncio.gather(*(client(number) for number in range(CLIENTS)))
     return seen

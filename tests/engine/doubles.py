@@ -144,6 +144,8 @@ class ContextRunner:
         if batch.score is not None:
             needed |= set(batch.score.rows.tolist())
         contexts = self._contexts(batch, needed)
+        if batch.before_sampling is not None:
+            batch.before_sampling()
         sample = batch.sample
         tokens = np.array([self._sample(batch, i, contexts) for i in range(len(sample))], np.int32)
         logprobs = scores = None
@@ -191,6 +193,8 @@ class ContextRunner:
         extras = sample.extras[i] if sample.extras else None
         if extras is not None:
             logits = _adjust(logits, extras)
+            if not np.isfinite(logits).any():
+                return -1
         temperature = float(sample.temperature[i])
         if temperature == 0:
             return int(logits.argmax())

@@ -9,7 +9,11 @@ import pytest
 
 from stoker.engine.engine import Engine
 from stoker.engine.outputs import RequestOutput
-from stoker.engine.sampling_params import BeamSearchParams, RequestOutputKind, SamplingParams
+from stoker.engine.sampling_params import (
+    BeamSearchParams,
+    RequestOutputKind,
+    SamplingParams,
+)
 from stoker.engine.stats import StepStats
 from stoker.errors import ContextOverflow, EngineOverloaded, InvalidRequest
 from tests.engine.doubles import (
@@ -86,7 +90,6 @@ def test_a_bad_prompt_is_refused(prompt: Any, message: str) -> None:
         ({"logit_bias": {VOCAB_SIZE: 1.0}}, "logit_bias"),
         ({"bad_words": [" "]}, "bad_words"),
         ({"n": 17, "temperature": 1.0}, "n"),
-        ({"structured_outputs": StructuredOutputsParams(regex="[")}, "structured_outputs.regex"),
     ],
 )
 def test_a_parameter_this_engine_cannot_serve_is_refused(

@@ -250,6 +250,9 @@ def test_11_when_all_is_done_nothing_is_left() -> None:
     engine.submit("last", PROMPT, greedy(1))
     with pytest.raises(RuntimeError, match="1 blocks are in use"):
         finish_all(engine)
+    engine.submit("aborted", PROMPT, greedy(1))
+    with pytest.raises(RuntimeError, match="1 blocks are in use"):
+        engine.abort("aborted")
 
 
 def test_12_what_can_never_fit_is_refused_at_once_with_the_numbers() -> None:

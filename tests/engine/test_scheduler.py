@@ -147,19 +147,42 @@ def test_a_preempted_sequence_comes_back_before_later_arrivals() -> None:
 
 
 def test_a_prompt_is_admitted_only_when_all_of_it_and_the_growth_of_others_find_room() -> None:
-    engine = make_engine(12, 4, max_num_batched_tokens=16)
-    submit(engine, "a", 20, 12)  # five blocks in two steps, and it will grow
-    submit(engine, "b", 24, 4)  # six
-    assert step(engine) == {"a": 16}
-    # One block of "a" is still to come, one is kept for it to grow into: "b" finds 12 - 4 - 2 = 6.
-    assert step(engine) == {"a": 4, "b": 12}
-    engine = make_engine(11, 4, max_num_batched_tokens=16)
-    submit(engine, "a", 20, 12)
-    submit(engine, "b", 24, 4)
-    assert step(engine) == {"a": 16}
-    assert step(engine) == {"a": 4}
+    def start(num_blocks: int) -> Engine:
+        engine = make_engine(
+            num_blocks, 4, max_num_batched_tokens=16, long_prefill_token_threshold=8
+        )
+        submit(engine, "a", 24, 8)  # six blocks, two in each step
+        submit(engine, "b", 16, 4)  # four
+        return engine
+
+    # "b" leaves four blocks to the rest of "a", and one for it to grow into.
+    assert step(start(2 + 4 + 4 + 1)) == {"a": 8, "b": 8}
+    engine = start(2 + 4 + 4)
+    for _ in range(3):
+        assert step(engine) == {"a": 8}
     finish_all(engine)
     assert engine.stats().num_preemptions == 0
+    # The same for one that comes while the prompt of "a" is half computed.
+    engine = start(2 + 4 + 4)
+    engine.abort("b")
+    assert step(engine) == {"a": 8}
+    submit(engine, "late", 16, 4)
+    assert step(engine) == {"a": 8}
+    finish_all(engine)
+
+
+def test_nothing_is_admitted_in_a_step_that_preempted_though_it_would_find_room() -> None:
+    engine = make_engine(8, 4, scheduling_policy="priority")
+    submit(engine, "a", 8, 12, priority=1)
+    submit(engine, "low", 16, 12, priority=5)
+    step(engine)
+    submit(engine, "mid", 8, 2, priority=3)
+    while engine.stats().num_preemptions == 0:
+        counts = step(engine)
+    assert counts == {"a": 1}
+    assert engine.pool.num_free == 4
+    assert step(engine) == {"a": 1, "mid": 8}
+    finish_all(engine)
 
 
 def test_a_blocked_request_is_not_looked_at_again_until_a_block_is_free(

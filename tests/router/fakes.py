@@ -130,6 +130,8 @@ class FakeEngine:
         if method == "GET" and target in ("/health", "/v1/models", "/metrics"):
             await self._answer_probe(target, writer)
             return headers.get("connection") != "close"
+        if target == "/tokenize":
+            return await self._tokenize(json.loads(body), writer)
         seen = Seen(method, target, headers, body)
         self.seen.append(seen)
         behaviour = self.script.popleft() if self.script else self.default
@@ -148,6 +150,12 @@ class FakeEngine:
                 one.cancel()
                 with contextlib.suppress(asyncio.CancelledError, ConnectionError):
                     await one
+
+    async def _tokenize(self, asked: Any, writer: asyncio.StreamWriter) -> bool:
+        """A token for each character."""
+        texts = [message["content"] for message in asked.get("messages", [])]
+        tokens = [ord(c) for c in "".join(texts) or asked["prompt"]]
+        return await reply(writer, 200, json.dumps({"tokens": tokens}).encode())
 
     async def _answer_probe(self, target: str, writer: asyncio.StreamWriter) -> None:
         if not self.healthy:

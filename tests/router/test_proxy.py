@@ -337,3 +337,27 @@ async def test_a_backend_can_be_asked_for_by_kind_or_name() -> None:
         "No engine of this model is a 'native': the header x-stoker-backend may be auto, "
         "a, b, llama_cpp, vllm."
     )
+
+
+async def test_a_stored_response_is_found_on_the_engine_that_keeps_it() -> None:
+    engines = tuple(FakeEngine(name) for name in ("one", "two", "three"))
+
+    async def keep(engine: FakeEngine, seen: Seen, writer: asyncio.StreamWriter) -> bool:
+        known = f"resp_{engine.name}" in seen.target + seen.body.decode()
+        return await (answer if known else status(404))(engine, seen, writer)
+
+    for engine in engines:
+        engine.default = keep
+    async with Fleet(*engines) as fleet:
+        for name in ("one", "two", "three"):
+            found = await fleet.client.get(f"/v1/responses/resp_{name}")
+            assert (found.status_code, found.headers["x-stoker-engine"]) == (200, name)
+            body = {"model": "m", "input": "x", "previous_response_id": f"resp_{name}"}
+            found = await fleet.client.post("/v1/responses", json=body)
+            assert (found.status_code, found.headers["x-stoker-engine"]) == (200, name)
+        for engine in engines:
+            engine.seen.clear()
+        lost = await fleet.client.delete("/v1/responses/resp_four")
+        assert lost.status_code == 404
+        assert [len(engine.seen) for engine in engines] == [1, 1, 1]
+        assert fleet.in_flight() == {"one": 0, "two": 0, "three": 0}

@@ -222,4 +222,4 @@ def test_presets_fill_what_the_request_leaves_open(
 @pytest.mark.parametrize("field", ["tool_call_parser", "reasoning_parser", "sampling_mode"])
 def test_settings_are_checked_at_start(field: str) -> None:
     with pytest.raises(InvalidRequest, match="--" + field.replace("_", "-")):
-        ServerConfig(served_names=("letters",), **{field: "unheard of"})
+        ServerConfig(**{"served_names": ("letters",), field: "unheard of"})  # type: ignore[arg-type]

@@ -337,3 +337,16 @@ def test_what_is_wrong_is_refused_by_name(
     with pytest.raises(openai.BadRequestError) as caught:
         server.client.chat.completions.create(model="letters", messages=MESSAGES, extra_body=fields)
     assert caught.value.param == param
+
+
+def test_arguments_that_nobody_described_are_not_invented(start: Start) -> None:
+    described = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}
+    answer = '{"name": "f", "arguments": {"a": true, "b": 1}}'
+    server = start(partial(letter_model, answer=answer))
+    for parameters, arguments in (
+        (described, {"a": True}),
+        ({**described, "additionalProperties": True}, {"a": True, "b": 1}),
+    ):
+        tools = [{"type": "function", "function": {"name": "f", "parameters": parameters}}]
+        ((name, text),) = ask(server, tools=tools, tool_choice="auto").calls
+        assert (name, json.loads(text)) == ("f", arguments)

@@ -176,8 +176,9 @@ class Engine:
         schedule = self.scheduler.schedule(self._clock())
         if not schedule.sequences:
             return []
-        self._masks.wait()
         built = build_batch(schedule, self.slots)
+        if self._masks.is_busy:
+            built.batch.before_sampling = self._masks.wait
         return self.take_in(schedule, built, self.runner.run(built.batch))
 
     def take_in(
@@ -186,6 +187,7 @@ class Engine:
         """The last part of a step: what the runner computed becomes tokens, text and ends."""
         self.scheduler.complete(schedule)
         stats = StepStats(num_tokens=schedule.num_tokens, num_preemptions=len(schedule.preempted))
+        self._masks.wait()
         outputs = self._processor.process(built, result, self._clock(), stats)
         self._masks.start(self._processor.constrained)
         self._num_steps += 1

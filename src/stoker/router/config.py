@@ -37,6 +37,7 @@ PolicyName = Literal[
     "session",
     "prefix",
     "cost",
+    "kv",
 ]
 
 # How many requests an engine of a kind works on at once, when the file does not say.
@@ -47,6 +48,7 @@ DEFAULT_MAX_IN_FLIGHT: Mapping[EngineKind, int] = {
     "openai": 256,
 }
 
+KvAddress = Annotated[str, Field(pattern=r"^(tcp|ipc)://.+")]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -159,6 +161,8 @@ class EngineConfig(_Section):
     speed: Speed | None = None
     price: Price | None = None
     abilities: frozenset[Ability] | None = None
+    kv_events: KvAddress | None = None
+    kv_replay: KvAddress | None = None
 
     @field_validator("url")
     @classmethod

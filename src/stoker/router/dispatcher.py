@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 
 from stoker.api.errors import bad_request, from_exception, model_not_found, unavailable
 from stoker.errors import EngineOverloaded, StokerError
@@ -13,6 +13,7 @@ from stoker.router.config import Config
 from stoker.router.engines.handle import EngineHandle
 from stoker.router.exchange import Exchange, Responder
 from stoker.router.fleet import Fleet
+from stoker.router.kv.tokens import ask_tokens
 from stoker.router.metrics import RouterMetrics
 from stoker.router.policies.base import Policy
 from stoker.router.request import Features, Request, read_features
@@ -42,6 +43,9 @@ class Dispatcher:
         self._queues: dict[str | None, FairQueue[Exchange]] = {}
         """Those who wait, by model; a model for which nobody waits has no entry."""
         self._drain_rate = DrainRate(loop.time())
+        self.wants_tokens = False
+        """Whether the policy goes by the prompt's tokens."""
+        self._tasks: set[asyncio.Task[None]] = set()
         self._doubted: set[EngineHandle] = set()
         self._doubts = asyncio.Event()
         self._idle = asyncio.Event()
@@ -72,11 +76,35 @@ class Dispatcher:
         exchange = Exchange(self, request, features, responder)
         self.active.add(exchange)
         self.budget.pay_in()
-        if self._queues and features.model in self._queues:
+        if self.wants_tokens and features.prompt:
+            self._start(self._place_with_tokens(exchange))
+        else:
+            self._place_or_queue(exchange)
+        return exchange
+
+    def _place_or_queue(self, exchange: Exchange) -> None:
+        if self._queues and exchange.features.model in self._queues:
             self._queue(exchange)  # behind those who came before
         else:
             self.place(exchange)
-        return exchange
+
+    async def _place_with_tokens(self, exchange: Exchange) -> None:
+        """Ask an engine for the prompt's tokens first, for a policy that goes by them."""
+        features, now = exchange.features, self.loop.time()
+        engines = [engine for engine in self._serving(features) if engine.ready(now)]
+        if engines:
+            engine = min(engines, key=lambda one: one.in_flight)
+            features.tokens = await ask_tokens(self.pool(engine), engine, features)
+            served = engine.models.get(features.model or "")
+            if served is not None and served.adapter:
+                features.adapter = served.own_name
+        if not exchange.over:
+            self._place_or_queue(exchange)
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _model_for(self, features: Features) -> str | None:
         asked = features.model
@@ -223,13 +251,17 @@ class Dispatcher:
         if model in self._queues and not self._queues[model]:
             del self._queues[model]
 
-    def has_other(self, exchange: Exchange) -> bool:
-        """Whether an engine other than the present one could take the exchange."""
+    def has_untried(self, exchange: Exchange) -> bool:
+        """Whether there is an engine that the exchange has not been to."""
         now = self.loop.time()
-        return any(
-            engine is not exchange.engine and engine.usable(now)
-            for engine in self._serving(exchange.features)
-        )
+        tried = (exchange.engine, *exchange.failed_on)
+        engines = self._serving(exchange.features)
+        return any(engine not in tried and engine.usable(now) for engine in engines)
+
+    def has_other(self, exchange: Exchange) -> bool:
+        """Whether an engine other than the present one serves the exchange's model, though it
+        may not be usable just now."""
+        return len(self._serving(exchange.features)) > 1
 
     def _serving(self, features: Features) -> Sequence[EngineHandle]:
         """The engines that may answer, whatever their state."""
@@ -321,5 +353,7 @@ class Dispatcher:
         self._timer.cancel()
         for exchange in list(self.active):
             exchange.cancel()
+        for task in self._tasks:
+            task.cancel()
         for pool in self._pools.values():
             pool.close()

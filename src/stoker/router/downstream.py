@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-import os
 from collections import deque
 from typing import TYPE_CHECKING, Protocol, cast
 
 import httptools
 
 from stoker.api.errors import ApiError, bad_request
-from stoker.router.request import Request
+from stoker.router.request import Request, new_request_id
 from stoker.router.wire import (
     Headers,
     error_headers,
@@ -30,14 +28,6 @@ _MAX_REQUEST_ID = 128
 _LINGER_S = 2.0
 _NEVER = float("inf")
 _BODILESS = (204, 304)
-
-_id_prefix = f"req-{os.urandom(6).hex()}".encode()
-_id_numbers = itertools.count(1)
-
-
-def new_request_id() -> bytes:
-    """An id that no other request has, of this process or another."""
-    return b"%b%08x" % (_id_prefix, next(_id_numbers))
 
 
 class Work(Protocol):

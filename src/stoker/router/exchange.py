@@ -84,6 +84,7 @@ class Exchange:
         "_connection",
         "_discarding",
         "_dispatcher",
+        "_elsewhere",
         "_failures",
         "_first_byte_at",
         "_head",
@@ -98,6 +99,7 @@ class Exchange:
         "_submitted_at",
         "_timer",
         "_unreachable_until",
+        "_was_stale",
         "deadline",
         "engine",
         "failed_on",
@@ -134,7 +136,9 @@ class Exchange:
         self._held: list[bytes] = []
         self._held_bytes = 0
         self._discarding: UpstreamFailure | None = None
+        self._elsewhere = False
         self._paused = False
+        self._was_stale = False
         self._last = self._before_last = b""
         self._submitted_at = monotonic()
         self._queued_at = self._sent_at = self._first_byte_at = self._submitted_at
@@ -199,7 +203,10 @@ class Exchange:
             engine.breaker.failed(self._dispatcher.loop.time())
         else:
             engine.breaker.succeeded()
-        if head.status in RETRYABLE:
+        if head.status == 404 and self.features.stored:
+            self._elsewhere = self._dispatcher.has_untried(self)
+            self._discarding = UpstreamFailure("it is kept elsewhere") if self._elsewhere else None
+        elif head.status in RETRYABLE:
             wait = retry_after_seconds(head.fields)
             if wait is not None:
                 engine.hold_off(self._dispatcher.loop.time() + wait)
@@ -260,9 +267,12 @@ class Exchange:
 
     def on_failed(self, failure: UpstreamFailure) -> None:
         connection, self._connection = self._connection, None
-        if connection is not None and connection.reused and not connection.answered:
-            # The engine closed an idle connection just as it was taken from the pool.
+        stale = connection is not None and connection.reused and not connection.answered
+        if stale and not self._was_stale:
+            # Perhaps the engine closed an idle connection just as it was taken from the pool.
+            # Believed once: a request that kills every engine it reaches looks the same.
             assert self.engine is not None
+            self._was_stale = True
             self._attempts -= 1
             self._connect(self.engine)
         elif self._discarding is not None:
@@ -318,7 +328,6 @@ class Exchange:
         self._leave_engine()
         if engine not in self.failed_on:
             self.failed_on.append(engine)
-        self._failures += 1
         self._head = None
         self._held.clear()
         self._held_bytes = 0
@@ -326,6 +335,12 @@ class Exchange:
         self.state = State.WAITING
         self.deadline = _NEVER
         dispatcher = self._dispatcher
+        if self._elsewhere:
+            self._elsewhere = False
+            self._attempts -= 1  # a question, not a failure
+            dispatcher.place(self)
+            return
+        self._failures += 1
         dispatcher.metrics.retries[engine.name, failure.kind] += 1
         delay = dispatcher.backoff.delay(self._failures)
         self._timer = dispatcher.loop.call_later(delay, dispatcher.place, self)
@@ -343,6 +358,10 @@ class Exchange:
         self.refuse(error)
 
     # -- ends
+
+    @property
+    def over(self) -> bool:
+        return self.state is State.DONE
 
     def refuse(self, error: ApiError) -> None:
         """Answer with an error of the router's own."""
@@ -377,7 +396,7 @@ class Exchange:
         if self.state is State.WAITING:
             self._dispatcher.waited_too_long(self)
         elif self._paused:
-            self._done()
+            self._answered(499, None)
             self.responder.broken("the answer was not read in time", event_stream=False)
         elif self.state is State.SENT:
             self._attempt_failed(UpstreamFailure("no answer in time", timed_out=True))

@@ -6,39 +6,51 @@ import asyncio
 
 from stoker.router.engines.handle import EngineHandle
 from stoker.router.upstream import Pool, ResponseHead, UpstreamFailure
+from stoker.router.wire import join_headers
 
 _LIMIT = 8 * 1024 * 1024
 
 
-async def fetch(pool: Pool, engine: EngineHandle, path: str, *, within: float) -> tuple[int, bytes]:
-    """GET `path` over a connection of its own: status and body.
+async def fetch(
+    pool: Pool, engine: EngineHandle, path: str, *, within: float, body: bytes | None = None
+) -> tuple[int, bytes]:
+    """GET `path`, or POST `body` to it: status and body of the answer.
 
-    Raises `UpstreamFailure` when there is no whole answer `within` so many seconds.
+    A GET has a connection of its own, so that it tells whether one can be had. Raises
+    `UpstreamFailure` when there is no whole answer within so many seconds.
     """
     receiver = _Collector()
     connection = None
     try:
         async with asyncio.timeout(within):
-            connection = await pool.open()
-            authorization = (
-                b"authorization: %b\r\n" % engine.authorization if engine.authorization else b""
-            )
-            head = (
-                b"GET %b%b HTTP/1.1\r\nhost: %b\r\naccept: */*\r\nconnection: close\r\n%b\r\n"
-                % (
-                    engine.path_prefix,
-                    path.encode("ascii"),
-                    engine.host_header,
-                    authorization,
-                )
-            )
-            connection.send(head, b"", receiver)
-            return await receiver.answer
+            connection = (pool.idle() if body is not None else None) or await pool.open()
+            connection.send(_head(engine, path, body), body or b"", receiver)
+            answer = await receiver.answer
+            if body is not None:
+                connection = None  # back in the pool
+            return answer
     except TimeoutError:
         raise UpstreamFailure(f"no answer within {within:g} s", timed_out=True) from None
     finally:
         if connection is not None:
             connection.abort()
+
+
+def _head(engine: EngineHandle, path: str, body: bytes | None) -> bytes:
+    line = b"%b %b%b HTTP/1.1\r\n" % (
+        b"GET" if body is None else b"POST",
+        engine.path_prefix,
+        path.encode("ascii"),
+    )
+    fields = [(b"host", engine.host_header), (b"accept", b"*/*")]
+    if engine.authorization is not None:
+        fields.append((b"authorization", engine.authorization))
+    if body is None:
+        fields.append((b"connection", b"close"))
+    else:
+        fields.append((b"content-type", b"application/json"))
+        fields.append((b"content-length", b"%d" % len(body)))
+    return line + join_headers(fields) + b"\r\n"
 
 
 class _Collector:

@@ -32,6 +32,8 @@ class _Model(msgspec.Struct):
     id: str
     max_model_len: int | None = None
     meta: _Meta | None = None
+    parent: str | None = None
+    """The base model of a LoRA adapter."""
 
     @property
     def context(self) -> int | None:
@@ -42,6 +44,12 @@ class _Model(msgspec.Struct):
 
 class _ModelList(msgspec.Struct):
     data: list[_Model]
+
+
+def _engine_model(own_name: str, card: _Model | None) -> EngineModel:
+    if card is None:
+        return EngineModel(own_name)
+    return EngineModel(own_name, card.context, adapter=card.parent is not None)
 
 
 _models_decoder = msgspec.json.Decoder(_ModelList)
@@ -110,12 +118,12 @@ class Prober:
             listed = _models_decoder.decode(await self._get(engine, "/v1/models"))
         except msgspec.MsgspecError as error:
             raise UpstreamFailure(f"/v1/models is not a list of models ({error})") from None
-        lengths = {model.id: model.context for model in listed.data}
-        names = engine.declared_models or {name: name for name in lengths}
+        cards = {model.id: model for model in listed.data}
+        names = engine.declared_models or {name: name for name in cards}
         if not names:
             raise UpstreamFailure("it serves no model")
         self._dispatcher.fleet.set_models(
-            engine, [(name, EngineModel(own, lengths.get(own))) for name, own in names.items()]
+            engine, [(name, _engine_model(own, cards.get(own))) for name, own in names.items()]
         )
 
     async def _read_load(self, engine: EngineHandle) -> None:

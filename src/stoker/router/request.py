@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +20,17 @@ BYTES_PER_TOKEN = 4
 DEFAULT_MAX_TOKENS = 256
 """What a request without `max_tokens` is taken to generate, for weighing."""
 
+_STORED = b"/v1/responses/"
 _MULTIPART_MODEL = re.compile(rb'name="model"\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]{1,512})\r\n')
+
+
+_id_prefix = f"req-{os.urandom(6).hex()}".encode()
+_id_numbers = itertools.count(1)
+
+
+def new_request_id() -> bytes:
+    """An id that no other request has, of this process or another."""
+    return b"%b%08x" % (_id_prefix, next(_id_numbers))
 
 
 class Urgency(IntEnum):
@@ -79,6 +91,7 @@ class _Body(msgspec.Struct):
     model: str | None = None
     stream: bool | None = None
     user: str | None = None
+    previous_response_id: str | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     max_output_tokens: int | None = None
@@ -120,6 +133,8 @@ class Features:
     """What precedes the conversation in the prompt: system text and tools, as JSON."""
     prompt: bytes = b""
     """The messages, prompt or input, as JSON."""
+    stored: bool = False
+    """Whether it is about something that only one engine keeps: a stored response."""
     has_tools: bool = False
     has_schema: bool = False
     """Whether the answer must follow a schema or grammar."""
@@ -127,6 +142,10 @@ class Features:
     """A rough count of the prompt's tokens."""
     output_tokens: int = DEFAULT_MAX_TOKENS
     """How many tokens the request may generate, or a guess."""
+    tokens: list[int] | None = None
+    """The prompt's tokens, where the policy wants them and an engine has told."""
+    adapter: str | None = None
+    """The LoRA adapter asked for, which caches are told apart by."""
     block_hashes: list[int] | None = None
     """Chained hashes of the prompt's blocks, once a policy has asked for them."""
 
@@ -156,7 +175,7 @@ class Features:
 
 def read_features(request: Request) -> Features:
     """Read what routing needs. Raises `InvalidRequest` when the body is not a JSON object."""
-    features = Features(path=request.path)
+    features = Features(path=request.path, stored=request.path.startswith(_STORED))
     fields = request.fields
     session = fields.get(b"x-session-id")
     if session is not None:
@@ -196,6 +215,8 @@ def read_features(request: Request) -> Features:
     features.model = features.asked_model = body.model
     features.stream = bool(body.stream)
     features.user = body.user
+    if body.previous_response_id is not None:
+        features.stored = True
     features.caller = features.caller or body.user or ""
     features.max_tokens = _first(
         body.max_tokens, body.max_completion_tokens, body.max_output_tokens

@@ -7,13 +7,15 @@ import contextlib
 import logging
 from collections.abc import Callable, Sequence
 
-from stoker.api.errors import ApiError
-from stoker.router import xgen
+from stoker.api.errors import ApiError, method_not_allowed
+from stoker.router import batch_route, xgen
+from stoker.router.batch_handler import BatchHandler
 from stoker.router.config import Config
 from stoker.router.control import Control
 from stoker.router.dispatcher import Dispatcher
 from stoker.router.downstream import ClientConnection, Work
 from stoker.router.policies import POLICIES
+from stoker.router.policies.kv import Kv
 from stoker.router.prober import Prober
 from stoker.router.request import Request
 from stoker.router.wire import error_headers, own_headers
@@ -32,6 +34,8 @@ class RouterServer:
         self.dispatcher = Dispatcher(config, POLICIES[config.router.policy](), self.loop)
         self.connections: set[ClientConnection] = set()
         self._control = Control(self.dispatcher, self.connections.__len__)
+        self._batches = BatchHandler(self.dispatcher)
+        self._services = xgen.PATHS | {batch_route.PATH}
         self._prober = Prober(self.dispatcher)
         self._tasks: list[asyncio.Task[None]] = []
         self._server: asyncio.Server | None = None
@@ -70,6 +74,7 @@ class RouterServer:
             self.loop.create_task(self._prober.run(), name="prober"),
             self.loop.create_task(self._sweep(), name="sweep"),
         ]
+        self._follow_caches()
         await self._prober.all_probed()
         self._server = await self.loop.create_server(
             lambda: ClientConnection(self),
@@ -77,6 +82,22 @@ class RouterServer:
             self.config.router.port,
             backlog=4096,
         )
+
+    def _follow_caches(self) -> None:
+        """For the policy that goes by it: keep up with what engines' KV caches hold."""
+        policy = self.dispatcher.policy
+        if not isinstance(policy, Kv):
+            return
+        from stoker.router.kv.subscriber import Subscriber
+
+        self.dispatcher.wants_tokens = True
+        for engine in self.dispatcher.fleet.engines.values():
+            if engine.kv_events is not None:
+                subscriber = Subscriber(
+                    engine, policy.index, events=engine.kv_events, replay=engine.kv_replay
+                )
+                name = f"KV events of {engine.name}"
+                self._tasks.append(self.loop.create_task(subscriber.run(), name=name))
 
     def manage(self, names: Sequence[str], restart: Callable[[str], None]) -> None:
         """The engines of these names run here: call `restart` for one that was well and has
@@ -125,17 +146,22 @@ class RouterServer:
             ]
             connection.respond(reply.status, headers, reply.body)
             return None
-        if request.path in xgen.PATHS:
-            return self._generate(request, connection)
-        return self.dispatcher.submit(request, connection)
-
-    def _generate(self, request: Request, connection: ClientConnection) -> Work | None:
+        if request.path not in self._services:
+            return self.dispatcher.submit(request, connection)
         try:
-            return xgen.generate(request, connection, self.dispatcher)
+            return self._serve(request, connection)
         except ApiError as error:
             headers = error_headers(error) + own_headers(request.id, "refused")
             connection.respond(error.status, headers, error.body())
             return None
+
+    def _serve(self, request: Request, connection: ClientConnection) -> Work | None:
+        """One of the services made of several requests or of other words."""
+        if request.method != b"POST":
+            raise method_not_allowed(request.method.decode(), request.path.decode(), "POST")
+        if request.path == batch_route.PATH:
+            return batch_route.BatchWork(request, connection, self._batches)
+        return xgen.generate(request, connection, self.dispatcher)
 
     async def _sweep(self) -> None:
         """Close the connections of clients that are idle or too slow."""

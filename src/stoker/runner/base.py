@@ -7,7 +7,7 @@ nor on how a prompt was cut into chunks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -130,6 +130,9 @@ class Batch:
     """`[copies, 2]` (from, to): whole blocks copied before anything else (copy-on-write)."""
     embed_rows: Int32Array | None = None
     """`[n]` tokens whose final hidden state (after the last norm) is wanted."""
+    before_sampling: Callable[[], None] | None = None
+    """Called when the logits of the first samples are computed, and before any `allowed_mask` is
+    read: the masks are filled while the model runs, and this waits for the last of them."""
 
     @property
     def num_tokens(self) -> int:

@@ -40,6 +40,8 @@ class ReferenceRunner:
         self._copy_blocks(batch.block_copies)
         with np.errstate(over="ignore", invalid="ignore"):
             hidden = self._forward(batch)
+            if batch.before_sampling is not None:
+                batch.before_sampling()
             result = self._sample(batch, hidden)
         if batch.embed_rows is not None:
             result.embeddings = hidden[batch.embed_rows]

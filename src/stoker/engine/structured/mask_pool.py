@@ -1,4 +1,4 @@
-"""Masks of the next step, computed in the background."""
+"""Masks of the next step, computed while the model runs."""
 
 from __future__ import annotations
 
@@ -13,14 +13,20 @@ from stoker.engine.structured.matcher import Mask, Matcher
 class MaskPool:
     """One thread that fills masks, so that the engine and the model go on meanwhile.
 
-    `start` right after the answers took their tokens, `wait` before the masks are read. Between
-    the two the matchers are the pool's, though each already holds the array that is being filled.
+    `start` right after the answers took their tokens, `wait` when the model has computed the next
+    logits. Between the two the matchers are the pool's; each already holds the array that is
+    being filled.
     """
 
     def __init__(self, vocab_size: int) -> None:
         self._num_words = -(-vocab_size // 32)
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="stoker-masks")
         self._pending: Future[None] | None = None
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether there are masks to wait for."""
+        return self._pending is not None
 
     def start(self, matchers: Sequence[Matcher]) -> None:
         """Begin to fill the masks of all matchers that need one."""

@@ -51,6 +51,8 @@ class EngineModel:
     own_name: str
     """What the engine calls it; the router's name for it may be another."""
     max_model_len: int | None = None
+    adapter: bool = False
+    """Whether it is a LoRA adapter on another model."""
 
 
 class EngineHandle:
@@ -76,6 +78,8 @@ class EngineHandle:
         "host_header",
         "in_flight",
         "kind",
+        "kv_events",
+        "kv_replay",
         "load",
         "meter",
         "models",
@@ -110,6 +114,10 @@ class EngineHandle:
         self.abilities = config.abilities
         """What it can do beyond text; None when nothing is declared, so anything may be."""
         self.meter = Meter()
+        self.kv_events = config.kv_events
+        """Where it publishes its KV events, if it does,"""
+        self.kv_replay = config.kv_replay
+        """and where it repeats them."""
         self.breaker = CircuitBreaker(breaker)
         self.health = HealthState(health)
         self.load: EngineLoad | None = None

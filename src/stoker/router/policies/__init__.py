@@ -8,6 +8,7 @@ from stoker.router.config import PolicyName
 from stoker.router.policies.auto import Auto
 from stoker.router.policies.base import Decision, Policy
 from stoker.router.policies.cost import Cost
+from stoker.router.policies.kv import Kv
 from stoker.router.policies.least_in_flight import LeastInFlight
 from stoker.router.policies.least_work import LeastWork
 from stoker.router.policies.power_of_two import PowerOfTwo
@@ -24,6 +25,7 @@ POLICIES: Mapping[PolicyName, Callable[[], Policy]] = {
     "session": Session,
     "prefix": Prefix,
     "cost": Cost,
+    "kv": Kv,
 }
 
 __all__ = ["POLICIES", "Decision", "Policy"]

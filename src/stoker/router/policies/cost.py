@@ -27,11 +27,11 @@ class Cost(Policy):
     def choose(self, features: Features, engines: Sequence[EngineHandle]) -> Decision:
         prompt, output = features.prompt_tokens, features.output_tokens
         least, equals, known = float("inf"), [engines[0]], 0
-        for engine, rates, blocks in zip(
-            engines, rates_of(engines), self._index.match(features, engines), strict=True
+        for engine, rates, cached in zip(
+            engines, rates_of(engines), self.cached(features, engines), strict=True
         ):
             prefill, decode = rates
-            cached = min(tokens_in(blocks), prompt - 1)
+            cached = min(cached, prompt - 1)
             cost = queued_seconds(engine, rates) + (prompt - cached) / prefill + output / decode
             if cost < least:
                 least, equals, known = cost, [engine], cached
@@ -40,8 +40,12 @@ class Cost(Policy):
         chosen = equals[0]
         if len(equals) > 1:
             chosen = self._by_load.choose(features, equals).engine
-        reason = f"cost: {least:.2f} s, {known} of {prompt} prompt tokens known"
+        reason = f"{self.name}: {least:.2f} s, {known} of {prompt} prompt tokens known"
         return Decision(chosen, reason, known)
+
+    def cached(self, features: Features, engines: Sequence[EngineHandle]) -> list[int]:
+        """For each engine, how many of the prompt's tokens it need not compute."""
+        return [tokens_in(blocks) for blocks in self._index.match(features, engines)]
 
     def placed(self, features: Features, engine: EngineHandle) -> None:
         self._index.add(features, engine)
