@@ -67,13 +67,13 @@ struct AttentionItem {
 struct PartitionRange {
   int begin, end;
 };
-inline PartitionRange visible_partitions(int position, int window) {
+static inline PartitionRange visible_partitions(int position, int window) {
   const int first = window > 0 && position >= window ? position - window + 1 : 0;
   return {first / kPartitionTokens, position / kPartitionTokens + 1};
 }
 
 // Floats of one partition's result for one row: maximum, sum and weighted values.
-inline size_t partial_floats(const AttentionShape& shape) {
+static inline size_t partial_floats(const AttentionShape& shape) {
   return static_cast<size_t>(shape.padded_dim) + kBlockTokens;
 }
 

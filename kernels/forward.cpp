@@ -72,10 +72,10 @@ void Forward::work(int thread) {
   StepClock clock(thread == 0 ? output_->timings : nullptr);
   if (batch_->copies > 0) {
     copy_blocks(thread);
-    pool_.barrier();
+    pool_.barrier(thread);
   }
   embed(thread);
-  pool_.barrier();
+  pool_.barrier(thread);
   clock.mark(&Timings::other);
   for (int layer = 0; layer < config_.num_layers(); ++layer) {
     attention_block(layer, thread, clock);
@@ -141,7 +141,7 @@ Rounded Forward::normed(const NormWeights& norm, int thread) {
     norm_row(norm, space_.x + static_cast<ptrdiff_t>(m) * config_.hidden_size, mine.row);
     round_row(mine.row, m, out);
   }
-  if (!alone) pool_.barrier();
+  if (!alone) pool_.barrier(thread);
   return out;
 }
 
@@ -196,7 +196,7 @@ void Forward::add_normed(const NormWeights& norm, int thread) {
     norm_row(norm, space_.projected + row, mine.row);
     ops_.add(mine.row, config_.hidden_size, space_.x + row);
   }
-  pool_.barrier();
+  pool_.barrier(thread);
 }
 
 // ---- attention ------------------------------------------------------------------------------
@@ -209,16 +209,16 @@ void Forward::attention_block(int layer, int thread, StepClock& clock) {
                          {&w.k, &w.k_bias, config_.q_size()},
                          {&w.v, &w.v_bias, config_.q_size() + config_.kv_size()}};
   products(qkv, 3, in, batch_->tokens, space_.qkv, config_.qkv_size(), thread);
-  pool_.barrier();
+  pool_.barrier(thread);
   clock.mark(&Timings::matmul);
   rotate_and_write(layer, thread);
-  pool_.barrier();
+  pool_.barrier(thread);
   attend(layer, thread);
-  pool_.barrier();
+  pool_.barrier(thread);
   clock.mark(&Timings::attention);
   project(w.o, w.o_bias, space_.rounded(space_.attention, batch_->tokens, config_.q_size()),
           thread);
-  pool_.barrier();
+  pool_.barrier(thread);
   clock.mark(&Timings::matmul);
   if (config_.post_norms) add_normed(w.post_attn_norm, thread);
 }
@@ -286,7 +286,7 @@ void Forward::attend(int layer, int thread) {
   }
 
   if (!plan.merges.empty()) {
-    pool_.barrier();
+    pool_.barrier(thread);
     const Share merges = share_of(static_cast<int>(plan.merges.size()), thread, pool_.size());
     for (int i = merges.begin; i < merges.end; ++i) {
       const PlannedMerge& planned = plan.merges[i];
@@ -297,7 +297,7 @@ void Forward::attend(int layer, int thread) {
     }
   }
   if (!whole) {
-    pool_.barrier();
+    pool_.barrier(thread);
     const Share rows = share_of(batch_->tokens, thread, pool_.size());
     for (int m = rows.begin; m < rows.end; ++m) round_row(head_of(m, 0), m, rounded);
   }
@@ -310,10 +310,10 @@ void Forward::mlp_block(int layer, int thread, StepClock& clock) {
   const Rounded in = normed(w.mlp_norm, thread);
   clock.mark(&Timings::other);
   mlp_tiles(w, in, thread);
-  pool_.barrier();
+  pool_.barrier(thread);
   project(w.down, w.down_bias,
           space_.rounded(space_.inner, batch_->tokens, config_.intermediate_size), thread);
-  pool_.barrier();
+  pool_.barrier(thread);
   clock.mark(&Timings::matmul);
   if (config_.post_norms) add_normed(w.post_mlp_norm, thread);
 }

@@ -58,7 +58,7 @@ void Forward::logits_and_samples(int thread, StepClock& clock) {
                mine.row);
       round_row(mine.row, i, in);
     }
-    if (!alone) pool_.barrier();
+    if (!alone) pool_.barrier(thread);
 
     matmul(matmul_, head, input_for(in, head), 0, rows, panels.begin, panels.end, space_.logits,
            vocab);
@@ -67,7 +67,7 @@ void Forward::logits_and_samples(int thread, StepClock& clock) {
         ops_.softcap(config_.logit_softcap, cols,
                      space_.logits + static_cast<ptrdiff_t>(i) * vocab + col);
     if (thread == 0 && top == 0 && batch_->before_sampling) batch_->before_sampling();
-    pool_.barrier();
+    pool_.barrier(thread);
     clock.mark(&Timings::matmul);
 
     int end_task = next_task;
@@ -77,7 +77,7 @@ void Forward::logits_and_samples(int thread, StepClock& clock) {
       do_task(tasks_[i], space_.logits + static_cast<ptrdiff_t>(tasks_[i].logit_row - top) * vocab,
               thread);
     next_task = end_task;
-    if (top + rows < all) pool_.barrier();
+    if (top + rows < all) pool_.barrier(thread);
     clock.mark(&Timings::sampling);
   }
 }

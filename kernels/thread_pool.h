@@ -2,9 +2,8 @@
 // between the phases of every layer.
 //
 // A step of the model is one region: every thread runs the whole forward pass, takes its share of
-// each phase and meets the others at `barrier()`. Waiting threads spin for a few microseconds,
-// then give their processor away, then sleep, so an idle pool costs nothing and an oversubscribed
-// one still moves.
+// each phase and meets the others at `barrier()`. Waiting threads look again and again for some
+// microseconds, then sleep, so an idle pool costs nothing and an oversubscribed one still moves.
 #pragma once
 
 #include <atomic>
@@ -30,11 +29,16 @@ class ThreadPool {
   // every thread, and what threads wrote is visible to the caller afterwards.
   void run(const std::function<void(int)>& work);
 
-  // Meets all other threads of the region. Each thread must call it equally often.
-  void barrier();
+  // Meets all other threads of the region. Each must call it equally often, with its own number.
+  void barrier(int thread);
 
  private:
+  struct alignas(64) Wait {
+    int spins;  // how often to look before sleeping
+  };
+
   void worker(int thread);
+  void wait_for_region(uint32_t seen);
 
   const int size_;
   const std::function<void(int)>* work_ = nullptr;
@@ -46,6 +50,7 @@ class ThreadPool {
   alignas(64) std::atomic<uint32_t> generation_{0};
   alignas(64) std::atomic<uint32_t> region_{0};
 
+  std::vector<Wait> waits_;  // of each thread
   std::vector<std::thread> threads_;
 };
 

@@ -12,10 +12,7 @@
 
 #if defined(STOKER_ISA_avx512) || defined(STOKER_ISA_amx)
 #define STOKER_SIMD_512 1
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12's own undefined-value intrinsics
 #include <immintrin.h>
-#pragma GCC diagnostic pop
 #elif defined(STOKER_ISA_avx2)
 #define STOKER_SIMD_256 1
 #include <immintrin.h>

@@ -179,7 +179,7 @@ def _chain(length: int) -> dict[str, Any]:
 )
 def test_what_the_compiler_would_not_survive_is_refused(params: dict[str, Any]) -> None:
     """Overflowing stacks, hours of work and gigabytes of memory, in a process that may die."""
-    with pytest.raises(InvalidRequest, match="too much time or memory|exhausted"):
+    with pytest.raises(InvalidRequest, match=r"too much time or memory|exhausted"):
         compiled(BACKEND, **params)
     assert accepts(compiled(BACKEND, regex="still [a-z]+"), "still here")
 
