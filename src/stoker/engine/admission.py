@@ -186,7 +186,7 @@ class Admission:
 
     def _constrain(self, request: Request, wanted: StructuredOutputsParams) -> None:
         """Compile the grammar. With `ignore_eos` an answer goes on as long as it can."""
-        request.grammar = self.grammars.compile(wanted)
+        request.grammar = wanted.compiled or self.grammars.compile(wanted)
         if request.params.ignore_eos:
             no_end = ~token_mask(self._eos_token_ids, self._vocab_size)
             mask = request.allowed_mask

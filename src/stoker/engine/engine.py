@@ -70,12 +70,14 @@ class Engine:
         self._retry = RetryEstimate()
 
     def prepare(self, params: SamplingParams) -> None:
-        """Compile the grammar that `params` asks for, so that `submit` finds it ready.
+        """Compile the grammar that `params` asks for, so that one `submit` finds it ready.
 
-        May be called from any thread, and may take a second. Raises `InvalidRequest`.
+        May be called from any thread, and may take a second. Raises `InvalidRequest` or
+        `EngineOverloaded`.
         """
-        if params.structured_outputs is not None:
-            self._admission.grammars.compile(params.structured_outputs)
+        wanted = params.structured_outputs
+        if wanted is not None:
+            wanted.compiled = self._admission.grammars.compile(wanted)
 
     # ── requests ────────────────────────────────────────────────────────────────────────────
 

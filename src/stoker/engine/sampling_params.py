@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stoker.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from stoker.engine.structured import Grammar
 
 MAX_SEQUENCES = 1024
 """Largest `n` and `beam_width`."""
@@ -63,8 +66,10 @@ class StructuredOutputsParams:
     """Refuse a JSON schema with keywords that cannot be enforced, rather than ignore them."""
     reasoning: ReasoningSpan | None = None
     """What may come before the constrained text."""
-    field: str | None = None
+    param: str | None = None
     """The field that errors name; None: that of the kind, `structured_outputs.regex`."""
+    compiled: Grammar | None = field(default=None, repr=False, compare=False)
+    """Left there by `Engine.prepare` for the request that is submitted with it."""
 
     def __post_init__(self) -> None:
         given = [kind for kind in STRUCTURED_KINDS if getattr(self, kind) is not None]
@@ -79,8 +84,8 @@ class StructuredOutputsParams:
     def refused(self, reason: str) -> InvalidRequest:
         """The error that says why this cannot be done."""
         kind = next(kind for kind in STRUCTURED_KINDS if getattr(self, kind) is not None)
-        field = self.field or f"structured_outputs.{kind}"
-        return InvalidRequest(f"{field} is refused: {reason}", param=field)
+        param = self.param or f"structured_outputs.{kind}"
+        return InvalidRequest(f"{param} is refused: {reason}", param=param)
 
 
 @dataclass(slots=True)

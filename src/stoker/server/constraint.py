@@ -50,7 +50,7 @@ def _with_tools(
             raise InvalidRequest(
                 "Beside tools that may be called, only JSON can be asked for; use "
                 "'response_format', or 'tool_choice': 'none'.",
-                param=form.field or "structured_outputs",
+                param=form.param or "structured_outputs",
             )
         try:
             otherwise = json.loads(schema_text(schema, strict=form.strict))
@@ -64,7 +64,7 @@ def _with_tools(
         parallel=tools.parallel,
         otherwise=otherwise,
     )
-    return StructuredOutputsParams(grammar=grammar, field="tools")
+    return StructuredOutputsParams(grammar=grammar, param="tools")
 
 
 def requested_form(request: GenerationFields) -> StructuredOutputsParams | None:
@@ -76,9 +76,9 @@ def requested_form(request: GenerationFields) -> StructuredOutputsParams | None:
     if request.structured_outputs is not None:
         return _structured_outputs(request.structured_outputs)
     if request.grammar is not None:
-        return StructuredOutputsParams(grammar=request.grammar, field="grammar")
+        return StructuredOutputsParams(grammar=request.grammar, param="grammar")
     if request.json_schema is not None:
-        return StructuredOutputsParams(json=request.json_schema, strict=False, field="json_schema")
+        return StructuredOutputsParams(json=request.json_schema, strict=False, param="json_schema")
     if request.response_format is not None:
         return _response_format(request.response_format)
     return None
@@ -101,12 +101,12 @@ def _response_format(wanted: ResponseFormat) -> StructuredOutputsParams | None:
         return None
     if wanted.schema_ is not None:
         return StructuredOutputsParams(
-            json=wanted.schema_, strict=False, field="response_format.schema"
+            json=wanted.schema_, strict=False, param="response_format.schema"
         )
     if wanted.json_schema is not None and wanted.type == "json_schema":
         return StructuredOutputsParams(
             json=wanted.json_schema.schema_,
             strict=bool(wanted.json_schema.strict),
-            field="response_format.json_schema.schema",
+            param="response_format.json_schema.schema",
         )
-    return StructuredOutputsParams(json_object=True, field="response_format")
+    return StructuredOutputsParams(json_object=True, param="response_format")

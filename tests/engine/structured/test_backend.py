@@ -11,7 +11,8 @@ import pytest
 from stoker.engine.sampling_params import ReasoningSpan, StructuredOutputsParams
 from stoker.engine.structured import GrammarBackend, MaskPool
 from stoker.engine.structured.backend import LIMITS
-from stoker.errors import InvalidRequest
+from stoker.engine.structured.trial_process import Trial, TrialProcess
+from stoker.errors import EngineOverloaded, InvalidRequest
 from stoker.model.tokenizer import Tokenizer
 from tests.engine.doubles import EOS
 from tests.engine.structured.drivers import (
@@ -218,21 +219,59 @@ def test_an_answer_has_a_budget_of_processor_time(monkeypatch: pytest.MonkeyPatc
     assert richer.error is None
 
 
-def test_grammars_are_compiled_once() -> None:
+def test_grammars_are_tried_once_and_compiled_for_each_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     backend = byte_backend()
-    first = compiled(backend, json={"type": "integer"})
-    assert compiled(backend, json='{"type": "integer"}') is first
-    assert compiled(backend, json={"type": "number"}) is not first
+    compiled(backend, json={"type": "integer"})
+    monkeypatch.setattr(TrialProcess, "try_out", lambda self, source: Trial("not again", 0))
+    first = compiled(backend, json='{"type": "integer"}')
+    assert compiled(backend, json={"type": "integer"}) is not first
+    with pytest.raises(InvalidRequest, match="not again"):
+        compiled(backend, json={"type": "number"})
 
 
-def test_the_cache_forgets_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stoker.engine.structured.backend.CACHED_GRAMMARS", 2)
+def test_the_oldest_trial_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stoker.engine.structured.backend.CACHED_TRIALS", 2)
+    tried: list[str] = []
+
+    def try_out(self: TrialProcess, source: str) -> Trial:
+        tried.append(source[source.index("CHOICE: ") + 10])
+        return Trial("", 0)
+
+    monkeypatch.setattr(TrialProcess, "try_out", try_out)
     backend = byte_backend()
-    a, b = compiled(backend, choice=["a"]), compiled(backend, choice=["b"])
-    assert compiled(backend, choice=["a"]) is a
-    compiled(backend, choice=["c"])
-    assert compiled(backend, choice=["a"]) is a
-    assert compiled(backend, choice=["b"]) is not b
+    for choice in "abacab":
+        compiled(backend, choice=[choice])
+    assert tried == ["a", "b", "c", "b"]
+
+
+def test_one_request_does_not_use_up_the_grammar_of_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(LIMITS, "max_lexer_states", 500)
+    backend = byte_backend()
+    for _ in range(3):
+        matcher = compiled(backend, regex="(.*a.{9})+x").matcher()
+        for i in range(100):
+            allowed(matcher)
+            assert matcher.accept(ord("ab"[i % 7 % 2]))
+        assert matcher.error is None
+
+
+def test_the_memory_of_grammars_in_use_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = byte_backend()
+    schema = {"type": "integer", "multipleOf": 20_011}
+    first = compiled(backend, json=schema)
+    monkeypatch.setattr("stoker.engine.structured.backend.MAX_LIVE_BYTES", 12 * 2**20)
+    with pytest.raises(EngineOverloaded, match="the grammars in use take"):
+        compiled(backend, json=schema)
+    compiled(backend, regex="small")
+    del first
+    compiled(backend, json=schema)
+    monkeypatch.setattr("stoker.engine.structured.backend.MAX_GRAMMAR_BYTES", 2**20)
+    with pytest.raises(InvalidRequest, match="more than the limit of 1"):
+        compiled(backend, json=schema)
 
 
 def test_matchers_are_independent() -> None:
@@ -394,5 +433,5 @@ def test_errors_name_the_field_the_constraint_came_from() -> None:
     with pytest.raises(
         InvalidRequest, match=r"^response_format is refused: Invalid type"
     ) as caught:
-        compiled(BACKEND, json={"type": "text"}, field="response_format")
+        compiled(BACKEND, json={"type": "text"}, param="response_format")
     assert caught.value.param == "response_format"

@@ -19,7 +19,7 @@ would hold up everyone."""
 
 
 class Grammar:
-    """A compiled grammar. Threads may share it; each answer takes its own matcher."""
+    """A compiled grammar, of one request; each of its answers takes a matcher."""
 
     def __init__(self, prototype: LLMatcher, first_mask: Mask) -> None:
         """`prototype` has taken no token and is used by nobody else; `first_mask` is its mask."""

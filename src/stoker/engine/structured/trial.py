@@ -6,9 +6,10 @@ compiled here, within limits that the system enforces, over a vocabulary of sing
 model's special tokens. What this process refuses, or does not survive, goes no further.
 
 Reads messages, each after its length in four bytes: first the setting as JSON, then grammars.
-Answers each grammar with a line of JSON: why it is refused, or "".
+Answers each grammar with a line of JSON: why it is refused (or ""), and the bytes it takes.
 """
 
+import ctypes
 import json
 import resource
 import sys
@@ -57,11 +58,11 @@ def main() -> None:
         used = resource.getrusage(resource.RUSAGE_SELF)
         seconds = int(used.ru_utime + used.ru_stime) + 1 + CPU_SECONDS
         resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.RLIM_INFINITY))
-        answer: list[str] = []
+        answer: list[str | int] = []
         thread = threading.Thread(target=_compile, args=(tokenizer, source, limits, answer))
         thread.start()
         thread.join()
-        sys.stdout.write(json.dumps(answer[0]) + "\n")
+        sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
 
 
@@ -71,12 +72,34 @@ def _read() -> str:
 
 
 def _compile(
-    tokenizer: LLTokenizer, source: str, limits: LLParserLimits, answer: list[str]
+    tokenizer: LLTokenizer, source: str, limits: LLParserLimits, answer: list[str | int]
 ) -> None:
+    before = _allocated()
     matcher = LLMatcher(tokenizer, source, log_level=0, limits=limits)
     if not matcher.is_error():
         matcher.compute_bitmask()
-    answer.append(matcher.get_error())
+    answer += [matcher.get_error(), max(0, _allocated() - before)]
+
+
+class _MallInfo(ctypes.Structure):
+    """glibc's `struct mallinfo2`."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks "
+        "keepcost".split()
+    )
+
+
+def _allocated() -> int:
+    """Bytes in use; 0 where the C library does not tell."""
+    try:
+        mallinfo = ctypes.CDLL(None).mallinfo2
+    except AttributeError:
+        return 0
+    mallinfo.restype = _MallInfo
+    info = mallinfo()
+    return int(info.uordblks + info.hblkhd)
 
 
 if __name__ == "__main__":

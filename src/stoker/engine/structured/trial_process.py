@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import atexit
 import json
+import os
 import select
 import subprocess
 import sys
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 
 WALL_SECONDS = 60.0
@@ -15,6 +17,16 @@ WALL_SECONDS = 60.0
 TOO_MUCH = "compiling it takes too much time or memory"
 
 _PROGRAM = Path(__file__).with_name("trial.py")
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What became of a grammar."""
+
+    refusal: str
+    """Why it cannot be compiled; empty if it can."""
+    num_bytes: int
+    """Memory that it takes."""
 
 
 class TrialProcess:
@@ -26,8 +38,8 @@ class TrialProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
 
-    def refusal(self, source: str) -> str:
-        """Why a grammar cannot be compiled; empty if it can."""
+    def try_out(self, source: str) -> Trial:
+        """Compile a grammar there."""
         with self._lock:
             process = self._process or self._start()
             assert process.stdin is not None
@@ -42,9 +54,8 @@ class TrialProcess:
                 pass
             if not line:
                 self._stop()
-                return TOO_MUCH
-        refusal: str = json.loads(line)
-        return refusal
+                return Trial(TOO_MUCH, 0)
+        return Trial(*json.loads(line))
 
     def close(self) -> None:
         """End the process."""
@@ -57,6 +68,8 @@ class TrialProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            # All threads allocate from the one arena that mallinfo2 tells of.
+            env={**os.environ, "MALLOC_ARENA_MAX": "1"},
         )
         assert self._process.stdin is not None
         self._process.stdin.write(_message(self._setting))
