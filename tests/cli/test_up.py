@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from stoker.cli.up import suited_to_this_machine
-from stoker.router.config import parse_config
+from stoker.router.configfile import parse_config
 
 PROGRAM = Path(__file__).parents[1] / "router" / "managed" / "engine_program.py"
 

@@ -15,7 +15,7 @@ from typing import Any, Self
 import httpx
 import openai
 
-from stoker.router.config import parse_config
+from stoker.router.configfile import parse_config
 from stoker.router.engines.handle import EngineHandle
 from stoker.router.server import RouterServer
 

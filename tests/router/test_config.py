@@ -9,7 +9,8 @@ import pytest
 from pydantic import BaseModel
 
 from stoker.errors import ConfigError
-from stoker.router.config import Config, load_config, parse_config
+from stoker.router.config import Config
+from stoker.router.configfile import load_config, parse_config
 
 EXAMPLE = Path(__file__).parents[2] / "stoker.example.yaml"
 ENGINE = "engines:\n  - {name: a, kind: native, url: http://127.0.0.1:8000}\n"

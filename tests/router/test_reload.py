@@ -6,7 +6,8 @@ import asyncio
 import json
 from typing import Any
 
-from stoker.router.config import Config, parse_config
+from stoker.router.config import Config
+from stoker.router.configfile import parse_config
 
 from .fakes import FakeEngine, Fleet, after, until
 

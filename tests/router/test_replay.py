@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from stoker.cli.main import app
 from stoker.errors import ConfigError, InvalidRequest
-from stoker.router.config import Config, parse_config
+from stoker.router.config import Config
+from stoker.router.configfile import parse_config
 from stoker.router.policies import POLICIES
 from stoker.router.replay import Arrival, read_trace, replay
 

@@ -44,7 +44,7 @@ def explain(
     from rich.console import Console
     from rich.table import Table
 
-    from stoker.router.config import load_config
+    from stoker.router.configfile import load_config
     from stoker.router.policies import POLICIES
     from stoker.router.replay import read_trace, replay
 

@@ -35,7 +35,7 @@ def router(
     """Put one address in front of many engines. SIGHUP reads the file again."""
     import uvloop
 
-    from stoker.router.config import load_config
+    from stoker.router.configfile import load_config
     from stoker.telemetry.logging import setup_logging
 
     given = given_settings(host, port, policy)

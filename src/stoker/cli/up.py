@@ -33,7 +33,7 @@ def up(
     import uvloop
 
     from stoker.cli.router import given_settings, serve
-    from stoker.router.config import load_config, parse_config
+    from stoker.router.configfile import load_config, parse_config
     from stoker.telemetry.logging import setup_logging
 
     given = given_settings(host, port, policy)

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from stoker.api.errors import bad_request, from_validation
 from stoker.router.ask import Answer
 from stoker.router.batch_handler import BatchHandler
-from stoker.router.exchange import Responder
 from stoker.router.request import Request
+from stoker.router.responder import Responder
 from stoker.router.wire import JSON, Headers, own_headers
 
 PATH = b"/batch"

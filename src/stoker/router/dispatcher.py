@@ -11,12 +11,13 @@ from stoker.errors import EngineOverloaded, StokerError
 from stoker.router.admission import DrainRate, FairQueue
 from stoker.router.config import Config
 from stoker.router.engines.handle import EngineHandle
-from stoker.router.exchange import Exchange, Responder
+from stoker.router.exchange import Exchange
 from stoker.router.fleet import Fleet
 from stoker.router.kv.tokens import ask_tokens
 from stoker.router.metrics import RouterMetrics
 from stoker.router.policies.base import Policy
 from stoker.router.request import Features, Request, read_features
+from stoker.router.responder import Responder
 from stoker.router.retries import Backoff, RetryBudget
 from stoker.router.upstream import Pool
 from stoker.router.wire import error_headers, own_headers

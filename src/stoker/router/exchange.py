@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 from enum import Enum
 from time import monotonic
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from stoker.api.errors import ApiError, unavailable
 from stoker.router.engines.handle import EngineHandle, Lease
@@ -28,10 +28,11 @@ from stoker.router.forwarding import (
     response_headers,
 )
 from stoker.router.request import Features, Request
+from stoker.router.responder import Responder
 from stoker.router.retries import retry_after_seconds
 from stoker.router.upstream import ResponseHead, UpstreamConnection, UpstreamFailure
 from stoker.router.usage import Usage, read_stream_usage, read_usage
-from stoker.router.wire import Headers, error_headers, own_headers
+from stoker.router.wire import error_headers, own_headers
 
 if TYPE_CHECKING:
     from stoker.router.dispatcher import Dispatcher
@@ -42,28 +43,6 @@ _NEVER = float("inf")
 _HOLD_LIMIT = 1024 * 1024
 # The rest of an answer that will not be used is read up to this size, to keep its connection.
 _DISCARD_LIMIT = 64 * 1024
-
-
-class Responder(Protocol):
-    """Whoever gets the answer: a client's connection, or the router itself.
-
-    Either `respond` alone, or `start`, then `write`s, then `finish` or `broken`.
-    """
-
-    def respond(self, status: int, headers: Headers, body: bytes) -> None:
-        """The whole answer."""
-
-    def start(self, status: int, headers: Headers, length: int | None) -> None:
-        """The head of an answer whose body follows; `length` in bytes if it is known."""
-
-    def write(self, chunk: bytes) -> None:
-        """A piece of the body."""
-
-    def finish(self) -> None:
-        """The body is whole."""
-
-    def broken(self, message: str, *, event_stream: bool) -> None:
-        """The body will never be whole."""
 
 
 class State(Enum):

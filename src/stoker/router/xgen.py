@@ -17,8 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from stoker.api.errors import ApiError, bad_request, from_validation
 from stoker.router.dispatcher import Dispatcher
 from stoker.router.engines.handle import EngineHandle
-from stoker.router.exchange import Exchange, Responder
+from stoker.router.exchange import Exchange
 from stoker.router.request import Request
+from stoker.router.responder import Responder
 from stoker.router.sse import EventReader
 from stoker.router.usage import read_usage
 from stoker.router.wire import JSON, Headers
