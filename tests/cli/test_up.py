@@ -31,13 +31,14 @@ class Up:
         program.chmod(0o755)
         defaults = {"kind": "native", "model": "m", "executable": str(program)}
         self.logs = directory / "logs"
-        config = {
+        config: dict[str, Any] = {
             "router": {"port": 0, "drain": 5, "policy": "round_robin"},
             "health": {"interval": 0.2, "timeout": 0.5},
             "supervision": {"logs": str(self.logs), "backoff": 0.05, "hung": 1, "grace": 0.5},
             "engines": [defaults | engine for engine in engines],
         }
-        file = directory / "stoker.yaml"
+        self.config, self.defaults = config, defaults
+        self.file = file = directory / "stoker.yaml"
         file.write_text(json.dumps(config))
         with (directory / "stderr").open("wb") as stderr:
             command = [sys.executable, "-m", "stoker", "up", str(file)]
@@ -66,6 +67,11 @@ class Up:
             assert time.monotonic() < end, f"still {pids}"
             time.sleep(0.05)
         return pids
+
+    def reload(self, engines: list[dict[str, Any]]) -> None:
+        self.config["engines"] = [self.defaults | engine for engine in engines]
+        self.file.write_text(json.dumps(self.config))
+        self.process.send_signal(signal.SIGHUP)
 
     def stop(self) -> int:
         assert self.process.stdout is not None
@@ -143,3 +149,25 @@ def test_the_log_has_the_engines_name_before_each_line(tmp_path: Path, ups: list
 def test_what_is_started_without_a_file_is_valid() -> None:
     [engine] = parse_config(suited_to_this_machine()).engines
     assert list(engine.models) == ["smollm2"]
+
+
+def test_a_reload_starts_what_is_new_and_stops_what_is_gone(tmp_path: Path, ups: list[Up]) -> None:
+    up = Up(tmp_path, [{"name": "stays"}, {"name": "goes"}, {"name": "changes"}])
+    ups.append(up)
+    before = up.until_other_pids(set(), 3)
+    up.reload([{"name": "stays"}, {"name": "changes", "env": {"X": "1"}}, {"name": "comes"}])
+    end = time.monotonic() + 15
+    while sum(map(running, before)) > 1 or len(up.all_pids()) < 3:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    after = up.all_pids()
+    [stayed] = before & after
+    assert running(stayed)
+    up.file.write_text("engines: nonsense")
+    up.process.send_signal(signal.SIGHUP)
+    while "was not reloaded" not in (tmp_path / "stderr").read_text():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    assert up.all_pids() == after
+    assert up.stop() == 0
+    assert not any(map(running, before | after))

@@ -16,12 +16,23 @@ from stoker.telemetry.logging import setup_logging
 from tests.server.doubles import letter_model
 
 
+class EveryName(tuple[str, ...]):
+    """Names of a model that goes by any, so that requests made up by a fuzzer reach it."""
+
+    __slots__ = ()
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+
 def main() -> None:
     delay, drain = (float(argument) for argument in sys.argv[1:])
     setup_logging()
     listener = bind("127.0.0.1", 0)
     app = create_app(
-        ServerConfig(served_names=("letters",)), KeyRing(), lambda: letter_model(delay=delay)
+        ServerConfig(served_names=EveryName(("letters",))),
+        KeyRing(),
+        lambda: letter_model(delay=delay),
     )
     port = listener.getsockname()[1]
     serve(

@@ -61,6 +61,8 @@ class TextDone(WithinItem):
 
 
 class ReasoningDelta(WithinItem):
+    """Under OpenAI's name; Open Responses says `response.reasoning.delta`."""
+
     type: Literal["response.reasoning_text.delta"] = "response.reasoning_text.delta"
     content_index: int
     delta: str

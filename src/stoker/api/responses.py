@@ -141,7 +141,8 @@ class InputTokensDetails(BaseModel):
 
 
 class OutputTokensDetails(BaseModel):
-    reasoning_tokens: int = 0
+    reasoning_tokens: int
+    """What the reasoning's text comes to; its marks are not counted."""
 
 
 class ResponseUsage(BaseModel):

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from stoker.errors import StokerError
+
 if TYPE_CHECKING:
     from stoker.router.config import Config
-    from stoker.router.managed.supervisor import Managed
+    from stoker.router.managed.supervisor import Managed, Supervisor
     from stoker.router.server import RouterServer
+
+log = logging.getLogger(__name__)
+
+Loader = Callable[[], "tuple[Config, list[Managed]]"]
+"""Reads the configuration anew: all of it, and the engines that are to be started here."""
 
 
 def router(
@@ -23,44 +32,92 @@ def router(
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 for any.")] = None,
     policy: Annotated[str | None, typer.Option(help="How engines are chosen.")] = None,
 ) -> None:
-    """Put one address in front of many engines."""
+    """Put one address in front of many engines. SIGHUP reads the file again."""
     import uvloop
 
     from stoker.router.config import load_config
     from stoker.telemetry.logging import setup_logging
 
-    settings = {"host": host, "port": port, "policy": policy}
-    given = {f"router.{name}": value for name, value in settings.items() if value is not None}
-    checked = load_config(config, overrides=given)
+    given = given_settings(host, port, policy)
+
+    def load() -> tuple[Config, list[Managed]]:
+        return load_config(config, overrides=given), []
+
+    checked, _ = load()
     setup_logging()
-    uvloop.run(serve(checked))
+    uvloop.run(serve(checked, [], load))
 
 
-async def serve(config: Config, managed: Sequence[Managed] = (), *, show_logs: bool = True) -> None:
+def given_settings(host: str | None, port: int | None, policy: str | None) -> dict[str, object]:
+    """What the command line says, by its place in the configuration."""
+    settings = {"host": host, "port": port, "policy": policy}
+    return {f"router.{name}": value for name, value in settings.items() if value is not None}
+
+
+async def serve(
+    config: Config, managed: list[Managed], load: Loader, *, show_logs: bool = True
+) -> None:
     """Run the router, and the engines it manages, until SIGINT or SIGTERM; then drain. A second
-    signal stops at once."""
+    signal stops at once. SIGHUP reloads."""
     import signal
 
     from stoker.router.managed.supervisor import Supervisor
     from stoker.router.server import RouterServer
 
     server = RouterServer(config)
-    supervisor = Supervisor(
-        managed, config.supervision, server.dispatcher.engine_exited, show_logs=show_logs
-    )
-    stop = asyncio.Event()
+    exited = server.dispatcher.engine_exited
+    supervisor = Supervisor(config.supervision, exited, show_logs=show_logs)
+    stop, reload = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    supervisor.start()
+    loop.add_signal_handler(signal.SIGHUP, reload.set)
+    supervisor.start(managed)
     try:
-        server.manage([one.config.name for one in managed], supervisor.restart)
+        server.manage(supervisor.names(), supervisor.restart)
         await server.start()
         typer.echo(_banner(server))
+        reloading = asyncio.create_task(_reload(server, supervisor, reload, load))
         await stop.wait()
+        reloading.cancel()
         await _drain(server, stop)
     finally:
         await supervisor.stop()
+
+
+async def _reload(
+    server: RouterServer, supervisor: Supervisor, asked: asyncio.Event, load: Loader
+) -> None:
+    """At every signal, go on with the configuration as it is then; a wrong one changes nothing."""
+    leaving: set[asyncio.Task[None]] = set()
+    while True:
+        await asked.wait()
+        asked.clear()
+        try:
+            config, managed = await asyncio.to_thread(load)
+        except StokerError as error:
+            log.error("the configuration was not reloaded: %s", error)
+            continue
+        gone = await server.reload(config)
+        for engine in gone:
+            if engine.name in supervisor.names():
+                end = supervisor.release(engine.name)
+                emptied = server.dispatcher.emptied(engine)
+                task = asyncio.create_task(_end_after(emptied, end, config.router.drain))
+                leaving.add(task)
+                task.add_done_callback(leaving.discard)
+        supervisor.start(one for one in managed if one.config.name not in supervisor.names())
+        server.manage(supervisor.names(), supervisor.restart)
+        log.info("the configuration was reloaded")
+
+
+async def _end_after(
+    emptied: Awaitable[None], end: Callable[[], Awaitable[None]], seconds: float
+) -> None:
+    """End an engine's process when its last request is answered, or has taken too long."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(emptied, seconds)
+    await end()
 
 
 async def _drain(server: RouterServer, again: asyncio.Event) -> None:

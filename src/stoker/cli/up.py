@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,22 +25,32 @@ def up(
     policy: Annotated[str | None, typer.Option(help="How engines are chosen.")] = None,
     quiet: Annotated[bool, typer.Option(help="Keep engines' output in their logs only.")] = False,
 ) -> None:
-    """Start engines, watch over them, and put one address in front."""
+    """Start engines, watch over them, and put one address in front.
+
+    SIGHUP reads the file again: engines that are new in it are started, those that are gone or
+    changed are stopped when they have answered what they have.
+    """
     import uvloop
 
-    from stoker.cli.router import serve
+    from stoker.cli.router import given_settings, serve
     from stoker.router.config import load_config, parse_config
     from stoker.telemetry.logging import setup_logging
 
-    settings = {"host": host, "port": port, "policy": policy}
-    given = {f"router.{name}": value for name, value in settings.items() if value is not None}
-    if config is None and not DEFAULT_FILE.exists():
-        checked = parse_config(suited_to_this_machine(), source="(built in)", overrides=given)
-    else:
-        checked = load_config(config or DEFAULT_FILE, overrides=given)
+    given = given_settings(host, port, policy)
+    placed: list[EngineConfig] = []
+
+    def load() -> tuple[Config, list[Managed]]:
+        if config is None and not DEFAULT_FILE.exists():
+            checked = parse_config(suited_to_this_machine(), source="(built in)", overrides=given)
+        else:
+            checked = load_config(config or DEFAULT_FILE, overrides=given)
+        settled, managed = place(checked, placed)
+        placed[:] = settled.engines
+        return settled, managed
+
+    first, managed = load()
     setup_logging()
-    placed, managed = place(checked)
-    uvloop.run(serve(placed, managed, show_logs=not quiet))
+    uvloop.run(serve(first, managed, load, show_logs=not quiet))
 
 
 def suited_to_this_machine() -> str:
@@ -53,8 +64,9 @@ def suited_to_this_machine() -> str:
     return f"engines:\n  - {engine}, model: {model}, models: [smollm2]}}\n"
 
 
-def place(config: Config) -> tuple[Config, list[Managed]]:
-    """Give every engine that is to be started a port and its command.
+def place(config: Config, running: Sequence[EngineConfig] = ()) -> tuple[Config, list[Managed]]:
+    """Give every engine that is to be started a port and its command; those that are `running`
+    as configured keep theirs.
 
     Raises `ConfigError` when an engine's program is not here, `ModelError` when its model cannot
     be had.
@@ -62,18 +74,22 @@ def place(config: Config) -> tuple[Config, list[Managed]]:
     from stoker.router.managed.commands import HOST, command_for, free_port, served_name
     from stoker.router.managed.supervisor import Managed
 
+    known = {engine.name: engine for engine in running}
     engines, managed = [], []
     for engine in config.engines:
         if engine.model is None:
             engines.append(engine)
             continue
-        port = free_port()
-        command = command_for(engine, _loadable(engine), port)
-        managed.append(Managed(engine, command))
         # What it will serve is known before it runs, so requests for it can wait.
         models = engine.models or {served_name(engine): served_name(engine)}
-        url = f"http://{HOST}:{port}"
-        engines.append(engine.model_copy(update={"url": url, "models": models}))
+        old = known.get(engine.name)
+        if old is not None and old == engine.model_copy(update={"url": old.url, "models": models}):
+            engines.append(old)
+            continue
+        port = free_port()
+        managed.append(Managed(engine, command_for(engine, _loadable(engine), port)))
+        update = {"url": f"http://{HOST}:{port}", "models": models}
+        engines.append(engine.model_copy(update=update))
     return config.model_copy(update={"engines": tuple(engines)}), managed
 
 

@@ -29,14 +29,12 @@ class Dispatcher:
 
     def __init__(self, config: Config, policy: Policy, loop: asyncio.AbstractEventLoop) -> None:
         self.config = config
-        self.fleet = Fleet(config)
+        self.fleet = Fleet(config, loop.time())
         self.policy = policy
         self.loop = loop
         self.budget = RetryBudget(config.retries.budget)
         self.backoff = Backoff(config.retries)
         self.metrics = RouterMetrics()
-        for engine in self.fleet.engines.values():
-            engine.down_since = loop.time()
         self.active: set[Exchange] = set()
         self.draining = False
         self._pools: dict[EngineHandle, Pool] = {}
@@ -46,6 +44,8 @@ class Dispatcher:
         self.wants_tokens = False
         """Whether the policy goes by the prompt's tokens."""
         self._tasks: set[asyncio.Task[None]] = set()
+        self._leaving: dict[EngineHandle, asyncio.Event] = {}
+        """Engines no longer in the fleet that still have requests; set when they have none."""
         self._doubted: set[EngineHandle] = set()
         self._doubts = asyncio.Event()
         self._idle = asyncio.Event()
@@ -56,6 +56,30 @@ class Dispatcher:
     def wall_clock() -> float:
         """Seconds since 1970."""
         return time.time()
+
+    def reconfigure(
+        self, config: Config, engines: dict[str, EngineHandle], policy: Policy | None
+    ) -> list[EngineHandle]:
+        """Go on with another configuration, its `engines` (`Fleet.prepare`), and another policy
+        if one is given; requests under way are finished where they are. The engines that leave.
+        """
+        self.config = config
+        self.budget = RetryBudget(config.retries.budget)
+        self.backoff = Backoff(config.retries)
+        if policy is not None:
+            self.policy = policy
+        gone = self.fleet.replace(config, engines)
+        for engine in gone:
+            engine.draining = True
+            self.policy.forget(engine)
+            self._leaving[engine] = asyncio.Event()
+        self._serve_queues()
+        return gone
+
+    async def emptied(self, engine: EngineHandle) -> None:
+        """Wait until an engine that has left the fleet has answered all it had."""
+        if engine in self._leaving:
+            await self._leaving[engine].wait()
 
     # -- a request's way in
 
@@ -308,8 +332,8 @@ class Dispatcher:
 
     def engine_exited(self, name: str, reason: str) -> None:
         """The engine's process, one of ours, has ended."""
-        engine = self.fleet.engines[name]
-        if engine.health.down(reason):
+        engine = self.fleet.engines.get(name)
+        if engine is not None and engine.health.down(reason):
             self.engine_down(engine)
 
     def left_engine(self, exchange: Exchange) -> None:
@@ -343,6 +367,10 @@ class Dispatcher:
         self._drain_rate.update(now)
         for engine in self.fleet.engines.values():
             engine.meter.update(now)
+        for engine in [one for one in self._leaving if one.in_flight == 0]:
+            self._leaving.pop(engine).set()
+            if engine in self._pools:
+                self._pools.pop(engine).close()
         self._serve_queues()
         self.metrics.loop_lag.observe(max(0.0, now - self._tick_due))
         self._tick_due = self.loop.time() + _TICK_S

@@ -11,15 +11,37 @@ from stoker.router.engines.handle import EngineHandle, EngineModel
 class Fleet:
     """Every engine the router knows, and which of them serve a model."""
 
-    def __init__(self, config: Config) -> None:
-        self._default_model = config.default_model
-        self._aliases: Mapping[str, str] = dict(config.aliases)
-        self.engines: dict[str, EngineHandle] = {
-            engine.name: EngineHandle(engine, config.breaker, config.health)
-            for engine in config.engines
-        }
+    def __init__(self, config: Config, now: float = 0.0) -> None:
+        """`now`: the loop's clock; engines count as down from then on until a probe passes."""
+        self.engines: dict[str, EngineHandle] = {}
         self._by_model: dict[str, tuple[EngineHandle, ...]] = {}
+        self._config = config.model_copy(update={"engines": ()})
+        self.replace(config, self.prepare(config, now))
+
+    def prepare(self, config: Config, now: float) -> dict[str, EngineHandle]:
+        """The engines of another configuration, by name, for `replace`.
+
+        An engine whose settings changed in any way is another engine from then on: requests
+        that the old one has are finished under the old settings.
+        """
+        before, old = self._config, {engine.name: engine for engine in self._config.engines}
+        same_rules = (config.breaker, config.health) == (before.breaker, before.health)
+        handles = {}
+        for engine in config.engines:
+            if same_rules and old.get(engine.name) == engine:
+                handles[engine.name] = self.engines[engine.name]
+            else:
+                handle = handles[engine.name] = EngineHandle(engine, config.breaker, config.health)
+                handle.down_since = now
+        return handles
+
+    def replace(self, config: Config, engines: dict[str, EngineHandle]) -> list[EngineHandle]:
+        """Make the fleet what `config` says; the engines that are no longer in it."""
+        gone = [handle for handle in self.engines.values() if handle not in engines.values()]
+        self.engines = engines
+        self._config = config
         self._index()
+        return gone
 
     @property
     def models(self) -> Mapping[str, Sequence[EngineHandle]]:
@@ -28,23 +50,23 @@ class Fleet:
 
     @property
     def aliases(self) -> Mapping[str, str]:
-        return self._aliases
+        return self._config.aliases
 
     def names(self) -> list[str]:
         """What a client may ask for: models and aliases."""
-        return sorted({*self._by_model, *self._aliases})
+        return sorted({*self._by_model, *self._config.aliases})
 
     def resolve(self, name: str | None) -> str | None:
         """The model meant by what a client asked for; None when it named none and there is no
         telling: no default, and not exactly one model."""
         if name is None:
-            if self._default_model is not None:
-                name = self._default_model
+            if self._config.default_model is not None:
+                name = self._config.default_model
             elif len(self._by_model) == 1:
                 return next(iter(self._by_model))
             else:
                 return None
-        return self._aliases.get(name, name)
+        return self._config.aliases.get(name, name)
 
     def serving(self, model: str) -> tuple[EngineHandle, ...]:
         """The engines that serve a model, whatever their state."""

@@ -60,41 +60,55 @@ class Prober:
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
-        self._config = dispatcher.config.health
-        self._wake = {engine: asyncio.Event() for engine in dispatcher.fleet.engines.values()}
-        self._first_round = {engine: asyncio.Event() for engine in self._wake}
+        self._watches: dict[EngineHandle, _Watch] = {}
+        self._tasks: list[asyncio.Task[None]] = []
 
-    async def run(self) -> None:
-        """Watch until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            for engine in self._wake:
-                group.create_task(self._watch(engine), name=f"probe {engine.name}")
-            group.create_task(self._wake_doubted(), name="probe doubted engines")
+    def start(self) -> None:
+        """Begin to watch the fleet's engines."""
+        wake = self._wake_doubted()
+        self._tasks = [self._dispatcher.loop.create_task(wake, name="probe doubted engines")]
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Watch the engines that are in the fleet now, and no others."""
+        engines = self._dispatcher.fleet.engines.values()
+        for engine in [one for one in self._watches if one not in engines]:
+            self._watches.pop(engine).task.cancel()
+        for engine in engines:
+            if engine not in self._watches:
+                self._watches[engine] = _Watch(self, engine)
 
     async def all_probed(self) -> None:
         """Wait until each engine has been probed once."""
-        for event in self._first_round.values():
-            await event.wait()
+        for watch in list(self._watches.values()):
+            await watch.probed.wait()
+
+    def stop(self) -> None:
+        for task in (*self._tasks, *(watch.task for watch in self._watches.values())):
+            task.cancel()
 
     async def _wake_doubted(self) -> None:
         while True:
             for engine in await self._dispatcher.doubted():
-                if engine in self._wake:
-                    self._wake[engine].set()
+                if engine in self._watches:
+                    self._watches[engine].wake.set()
 
-    async def _watch(self, engine: EngineHandle) -> None:
-        wake = self._wake[engine]
+    async def watch(self, engine: EngineHandle, watch: _Watch) -> None:
+        """Probe one engine until cancelled."""
         while True:
-            wake.clear()
-            await self.probe(engine)
-            self._first_round[engine].set()
-            await asyncio.sleep(min(_SOONEST_S, self._config.interval))
-            interval = self._config.interval
+            watch.wake.clear()
+            try:
+                await self.probe(engine)
+            except Exception:
+                log.exception("the probe of engine %s went wrong", engine.name)
+            watch.probed.set()
+            interval = self._dispatcher.config.health.interval
+            await asyncio.sleep(min(_SOONEST_S, interval))
             if not engine.health.healthy:
                 interval = min(interval, _WHILE_DOWN_S)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, interval - _SOONEST_S)):
-                    await wake.wait()
+                    await watch.wake.wait()
 
     async def probe(self, engine: EngineHandle) -> None:
         """One probe of one engine, with what follows from it."""
@@ -138,7 +152,22 @@ class Prober:
 
     async def _get(self, engine: EngineHandle, path: str) -> bytes:
         pool = self._dispatcher.pool(engine)
-        status, body = await fetch(pool, engine, path, within=self._config.timeout)
+        status, body = await fetch(
+            pool, engine, path, within=self._dispatcher.config.health.timeout
+        )
         if status != 200:
             raise UpstreamFailure(f"{path} answers {status}")
         return body
+
+
+class _Watch:
+    """The watch over one engine."""
+
+    def __init__(self, prober: Prober, engine: EngineHandle) -> None:
+        self.wake = asyncio.Event()
+        """Set to probe without waiting for the engine's turn."""
+        self.probed = asyncio.Event()
+        """Set once it has been probed."""
+        self.task = asyncio.get_running_loop().create_task(
+            prober.watch(engine, self), name=f"probe {engine.name}"
+        )

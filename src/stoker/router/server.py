@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 
 from stoker.api.errors import ApiError, method_not_allowed
 from stoker.router import batch_route, xgen
@@ -14,6 +14,7 @@ from stoker.router.config import Config
 from stoker.router.control import Control
 from stoker.router.dispatcher import Dispatcher
 from stoker.router.downstream import ClientConnection, Work
+from stoker.router.engines.handle import EngineHandle
 from stoker.router.policies import POLICIES
 from stoker.router.policies.kv import Kv
 from stoker.router.prober import Prober
@@ -40,6 +41,7 @@ class RouterServer:
         self._tasks: list[asyncio.Task[None]] = []
         self._server: asyncio.Server | None = None
         self._managed: frozenset[str] = frozenset()
+        self._followed: dict[EngineHandle, asyncio.Task[None]] = {}
 
     @property
     def draining(self) -> bool:
@@ -70,10 +72,8 @@ class RouterServer:
 
     async def start(self) -> None:
         """Watch the engines and, once each has been probed, listen."""
-        self._tasks += [
-            self.loop.create_task(self._prober.run(), name="prober"),
-            self.loop.create_task(self._sweep(), name="sweep"),
-        ]
+        self._tasks.append(self.loop.create_task(self._sweep(), name="sweep"))
+        self._prober.start()
         self._follow_caches()
         await self._prober.all_probed()
         self._server = await self.loop.create_server(
@@ -83,41 +83,68 @@ class RouterServer:
             backlog=4096,
         )
 
+    async def reload(self, config: Config) -> list[EngineHandle]:
+        """Go on with another configuration, once its engines have been probed; no request is
+        dropped. The engines that left.
+
+        Where the router listens cannot change while it runs.
+        """
+        old, new = self.config.router, config.router
+        if (old.host, old.port) != (new.host, new.port):
+            log.warning("router.host and router.port change only when the router is restarted")
+        policy = POLICIES[new.policy]() if new.policy != old.policy else None
+        fleet = self.dispatcher.fleet
+        engines = fleet.prepare(config, self.loop.time())
+        known = fleet.engines.values()
+        probes = [self._prober.probe(one) for one in engines.values() if one not in known]
+        await asyncio.gather(*probes)
+        self.config = config
+        gone = self.dispatcher.reconfigure(config, engines, policy)
+        self._prober.refresh()
+        self._follow_caches()
+        return gone
+
     def _follow_caches(self) -> None:
         """For the policy that goes by it: keep up with what engines' KV caches hold."""
         policy = self.dispatcher.policy
-        if not isinstance(policy, Kv):
+        index = policy.index if isinstance(policy, Kv) else None
+        self.dispatcher.wants_tokens = index is not None
+        engines = self.dispatcher.fleet.engines.values()
+        for engine in [one for one in self._followed if index is None or one not in engines]:
+            self._followed.pop(engine).cancel()
+            if index is not None:
+                index.drop(engine)
+        if index is None:
             return
         from stoker.router.kv.subscriber import Subscriber
 
-        self.dispatcher.wants_tokens = True
-        for engine in self.dispatcher.fleet.engines.values():
-            if engine.kv_events is not None:
-                subscriber = Subscriber(
-                    engine, policy.index, events=engine.kv_events, replay=engine.kv_replay
+        for engine in engines:
+            if engine.kv_events is not None and engine not in self._followed:
+                follower = Subscriber(
+                    engine, index, events=engine.kv_events, replay=engine.kv_replay
                 )
                 name = f"KV events of {engine.name}"
-                self._tasks.append(self.loop.create_task(subscriber.run(), name=name))
+                self._followed[engine] = self.loop.create_task(follower.run(), name=name)
 
-    def manage(self, names: Sequence[str], restart: Callable[[str], None]) -> None:
+    def manage(self, names: Iterable[str], restart: Callable[[str], None]) -> None:
         """The engines of these names run here: call `restart` for one that was well and has
         answered no probe for `supervision.hung` seconds."""
-        limit = self.config.supervision.hung
-
+        if not self._managed:
+            self._tasks.append(self.loop.create_task(self._watch_hung(restart), name="hung"))
         self._managed = frozenset(names)
 
-        async def watch() -> None:
-            while True:
-                await asyncio.sleep(min(limit / 4, _SWEEP_S))
-                for name in names:
-                    engine = self.dispatcher.fleet.engines[name]
-                    hung = engine.health.was_healthy and not engine.health.healthy
-                    if hung and self.loop.time() - engine.down_since >= limit:
-                        log.warning("engine %s has not answered for %g s", name, limit)
-                        engine.down_since = self.loop.time()
-                        restart(name)
-
-        self._tasks.append(self.loop.create_task(watch(), name="hung engines"))
+    async def _watch_hung(self, restart: Callable[[str], None]) -> None:
+        while True:
+            limit = self.config.supervision.hung
+            await asyncio.sleep(min(limit / 4, _SWEEP_S))
+            for engine in self.dispatcher.fleet.engines.values():
+                if engine.name not in self._managed:
+                    continue
+                hung = engine.health.was_healthy and not engine.health.healthy
+                if hung and self.loop.time() - engine.down_since >= limit:
+                    log.warning("engine %s has not answered for %g s", engine.name, limit)
+                    engine.down_since = self.loop.time()
+                    restart(engine.name)
 
     async def stop(self) -> None:
         """Take nothing new, let what is under way finish for `router.drain` seconds, close."""
@@ -130,9 +157,11 @@ class RouterServer:
             async with asyncio.timeout(self.config.router.drain):
                 await self.dispatcher.idle()
         self.dispatcher.close()
-        for task in self._tasks:
+        self._prober.stop()
+        tasks = [*self._tasks, *self._followed.values()]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         for connection in list(self.connections):
             connection.close()
 

@@ -6,6 +6,7 @@ description here.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI
@@ -75,12 +76,14 @@ def describe(
 
 def allowed_methods(app: FastAPI, path: str) -> str:
     """The methods that `path` has, as an `Allow` header lists them; empty for none described."""
-    found: set[str] = set()
-    for template, operations in app.openapi()["paths"].items():
-        pattern, _, _ = compile_path(template)
-        if pattern.match(path):
-            found |= {method.upper() for method in operations}
-    return ", ".join(sorted(found))
+    paths = app.openapi()["paths"]
+    template = path if path in paths else next(filter(_matches(path), paths), None)
+    return ", ".join(sorted(method.upper() for method in paths.get(template, ())))
+
+
+def _matches(path: str) -> Callable[[str], bool]:
+    """Whether a template such as `/v1/models/{name}` stands for `path`."""
+    return lambda template: compile_path(template)[0].match(path) is not None
 
 
 def errors(

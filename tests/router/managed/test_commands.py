@@ -40,6 +40,14 @@ def test_vllm_runs_in_its_own_environment(tmp_path: Path) -> None:
     ]
 
 
+def test_vllm_by_the_python_of_its_environment(tmp_path: Path) -> None:
+    python = program(tmp_path / "python3.11")
+    command = command_for(engine("vllm", executable=python), "smollm2", 9000)
+    assert command[:5] == [
+        *(python, "-m", "vllm.entrypoints.openai.api_server", "--model", "smollm2"),
+    ]
+
+
 def test_llama_server_tells_its_metrics(tmp_path: Path) -> None:
     server = program(tmp_path / "llama-server")
     assert command_for(engine("llama_cpp", executable=server), "/m/a.gguf", 9000) == [

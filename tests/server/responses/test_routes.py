@@ -298,6 +298,8 @@ def test_reasoning_is_an_item_of_its_own(start: Start) -> None:
     assert [part.text for part in reasoning.content] == ["Hm."]
     assert message.type == "message"
     assert response.output_text == "Yes."
+    assert response.usage is not None
+    assert response.usage.output_tokens_details.reasoning_tokens == len("Hm.")
     found = events(server)
     assert without_ids(last(found)) == without_ids(response)
     assert "".join(e.delta for e in found if e.type == "response.reasoning_text.delta") == "Hm."

@@ -68,6 +68,10 @@ class KvIndex:
             held.counts.clear()
             held.expected.clear()
 
+    def drop(self, engine: EngineHandle) -> None:
+        """The engine is no longer followed."""
+        self._engines.pop(engine, None)
+
     def match(
         self, tokens: Sequence[int], lora: str | None, engines: Sequence[EngineHandle]
     ) -> list[int]:

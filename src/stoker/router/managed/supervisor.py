@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,42 +38,37 @@ class Supervisor:
     """
 
     def __init__(
-        self,
-        engines: Sequence[Managed],
-        settings: Supervision,
-        on_exit: Callable[[str, str], None],
-        *,
-        show_logs: bool,
+        self, settings: Supervision, on_exit: Callable[[str, str], None], *, show_logs: bool
     ) -> None:
         self._settings = settings
         self._on_exit = on_exit
-        directory = Path(settings.logs).expanduser()
-        self._children = {
-            one.config.name: _Child(one, EngineLog(one.config.name, directory, show=show_logs))
-            for one in engines
-        }
-        self._tasks: list[asyncio.Task[None]] = []
+        self._show_logs = show_logs
+        self._children: dict[str, _Child] = {}
 
-    def start(self) -> None:
-        """Start every engine; returns at once."""
-        self._tasks = [
-            asyncio.create_task(self._keep(child), name=f"engine {name}")
-            for name, child in self._children.items()
-        ]
+    def start(self, engines: Iterable[Managed]) -> None:
+        """Start engines; returns at once. One of a name that runs already is another process
+        until `release` has ended the old."""
+        directory = Path(self._settings.logs).expanduser()
+        for one in engines:
+            log_file = EngineLog(one.config.name, directory, show=self._show_logs)
+            child = self._children[one.config.name] = _Child(one, log_file)
+            child.task = asyncio.create_task(self._keep(child), name=f"engine {one.config.name}")
 
-    def pid(self, name: str) -> int | None:
-        """The process id of an engine's guard, while it runs."""
-        return self._children[name].pid
+    def names(self) -> list[str]:
+        """The engines that are kept running."""
+        return list(self._children)
 
     def restart(self, name: str) -> None:
         """End an engine that runs but does not answer; it is started again."""
         self._children[name].terminate()
 
+    def release(self, name: str) -> Callable[[], Awaitable[None]]:
+        """Stop keeping an engine; calling the result ends its process and waits for that."""
+        child = self._children.pop(name)
+        return child.stop
+
     async def stop(self) -> None:
         """Stop every engine and wait until their processes are gone."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(child.stop() for child in self._children.values()))
 
     async def _keep(self, child: _Child) -> None:
@@ -102,11 +97,9 @@ class _Child:
     def __init__(self, managed: Managed, log: EngineLog) -> None:
         self.managed = managed
         self.log = log
+        self.task: asyncio.Task[None] | None = None
+        """What keeps it running."""
         self._process: asyncio.subprocess.Process | None = None
-
-    @property
-    def pid(self) -> int | None:
-        return None if self._process is None else self._process.pid
 
     async def run(self, grace: float) -> int:
         """Start the engine and wait until it ends; its exit status."""
@@ -139,6 +132,9 @@ class _Child:
 
     async def stop(self) -> None:
         """Ask it to stop; the guard kills what does not."""
+        if self.task is not None:
+            self.task.cancel()
+            await asyncio.gather(self.task, return_exceptions=True)
         process = self._process
         if process is not None and process.returncode is None:
             self.terminate()

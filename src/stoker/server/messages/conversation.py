@@ -41,6 +41,8 @@ def chat_request(request: CountTokensRequest) -> ChatCompletionRequest:
         ApiError: chat completions cannot do what is asked; `param` is a field of theirs.
     """
     messages = chat_messages(request.messages)
+    if not messages:
+        raise bad_request("'messages' holds nothing that the model could read.", param="messages")
     if request.system:
         messages.insert(0, ChatMessage(role="system", content=_text(request.system)))
     if not messages:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from stoker.api.errors import ApiError
 from stoker.api.openai import TokenLogprob
 from stoker.api.response_events import ErrorEvent, ErrorPayload, Event, ResponseEvent
-from stoker.api.response_items import ItemStatus, OutputItem
+from stoker.api.response_items import ItemStatus, OutputItem, OutputReasoning
 from stoker.api.responses import (
     FailureCode,
     IncompleteDetails,
@@ -181,13 +181,19 @@ class ResponseBuilder:
     def _response_usage(self) -> ResponseUsage:
         usage = self._usage.usage()
         details = usage.prompt_tokens_details
+        reasoning_tokens = sum(
+            len(self._tokenizer.encode(part.text, add_special_tokens=False))
+            for item in self._output
+            if isinstance(item, OutputReasoning)
+            for part in item.content
+        )
         return ResponseUsage(
             input_tokens=usage.prompt_tokens,
             input_tokens_details=InputTokensDetails(
                 cached_tokens=details.cached_tokens if details else 0
             ),
             output_tokens=usage.completion_tokens,
-            output_tokens_details=OutputTokensDetails(),
+            output_tokens_details=OutputTokensDetails(reasoning_tokens=reasoning_tokens),
             total_tokens=usage.total_tokens,
         )
 
