@@ -13,7 +13,6 @@ from stoker.engine.sampling_params import (
     BeamSearchParams,
     RequestOutputKind,
     SamplingParams,
-    StructuredOutputsParams,
 )
 from stoker.engine.stats import StepStats
 from stoker.errors import ContextOverflow, EngineOverloaded, InvalidRequest
