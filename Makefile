@@ -73,5 +73,5 @@ $(VENV)/.dev: $(VENV)/.installed
 # must not meet what we depend on.
 $(VENV)/.judges: $(VENV)/.pip
 	@$(PYTHON) -m venv $(VENV)/judges
-	@$(VENV)/judges/bin/pip install -q "schemathesis>=4.32,<5"
+	@$(VENV)/judges/bin/pip install -q "schemathesis>=4.32,<5" "llm-comply==0.5.*"
 	@touch $@

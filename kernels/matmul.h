@@ -1,16 +1,21 @@
 // Products of packed weights with activations:  out[m][n] = Σ_k weights[n][k] · x[m][k].
 //
 // What is computed, exactly. Activations are first rounded, each row alone:
-//   int8  (for q4 and q8) in blocks of 32 columns: scale = max|x| / 127, code = x · (127 / max|x|)
-//         rounded half to even. A block with max|x| < 1e-30 is zero; a block that holds an infinity
-//         or a NaN gets scale NaN, so that it shows in the output.
+//   int8  (for q4 and q8) in blocks of 32 columns: scale = range / 127, code = x · (127 / range)
+//         rounded half to even, where range = max|x|. But one outlier would make all other columns
+//         coarse. So let `rest` be the largest magnitude outside of the quad, four aligned columns,
+//         that holds max|x|. If max|x| > 2 · rest, the block has an outlier quad: then
+//         range = max(rest, max|x| / 127), and that quad's codes, of up to ±127², have 15 bits.
+//         A block with max|x| < 1e-30 is zero; a block that holds an infinity or a NaN gets scale
+//         NaN, so that it shows in the output.
 //   bf16  (for bf16) rounded half to even.
 // An output of q4 and q8 is, with d and min of the weights' blocks and sa of the activations',
 //   acc = 0; for each block in order:
 //     without mins   acc = fma(float(Σ (code − zero)·a), d·sa, acc)
 //     with mins      acc = fma(float(Σ code·a), d·sa, acc);  acc = fma(min, sa·float(Σ a), acc)
-// where the sums are exact integers below 2^24. The order never varies, so an output has the same
-// bits on every instruction set, whatever the batch, the ranges and the number of threads.
+// where the sums are exact integers below 2^25, and float() rounds half to even. The order never
+// varies, so an output has the same bits on every instruction set, whatever the batch, the ranges
+// and the number of threads.
 // An output of bf16 is a float32 sum in one fixed order for each instruction set (which may have
 // its own product of bf16 pairs): again the same bits whatever the batch, ranges and threads.
 #pragma once
@@ -28,14 +33,18 @@ enum class ActivationFormat : int { int8, bf16 };
 // The activations that a matrix of `format` is multiplied with.
 ActivationFormat activation_format(WeightFormat format);
 
-// Thirty-two rounded columns of a row, with what a product with them needs.
+// Thirty-two rounded columns of a row, with what a product with them needs. Of an outlier quad's
+// code a, `outlier` holds ⌊(a + 64) / 128⌋ and `codes` what remains, −64 … 63.
 struct ActivationBlock {
   int8_t codes[kBlockCols];
   float scale;
-  int32_t neg_sum;     // −Σ codes
-  float scaled_sum;    // scale · Σ codes
-  int32_t padding;
+  int32_t neg_sum;         // −Σ a
+  float scaled_sum;        // scale · Σ a
+  int32_t outlier_quad;    // columns [4 · quad, 4 · quad + 4), or kNoOutlier
+  int8_t outlier[4];
 };
+
+constexpr int32_t kNoOutlier = -1;
 
 // Rounded activations, in memory that the caller owns. Columns are padded to whole blocks; the
 // padding is written, as zeros, whenever a row is.

@@ -92,13 +92,17 @@ nb::tuple quantize(const Floats& x, const std::string& isa) {
   const RoundedRows rounded = round_rows(kernels_by_name(isa), x, ActivationFormat::int8);
   const Activations& a = rounded.activations;
   const auto rows = static_cast<size_t>(a.rows), blocks = static_cast<size_t>(a.blocks);
-  auto codes = new_array<int8_t>({rows, blocks * kBlockCols});
+  auto codes = new_array<int16_t>({rows, blocks * kBlockCols});
   auto scales = new_array<float>({rows, blocks});
   auto sums = new_array<int32_t>({rows, blocks});
   auto scaled_sums = new_array<float>({rows, blocks});
   for (size_t i = 0; i < rows * blocks; ++i) {
     const ActivationBlock& block = a.quantized[i];
-    std::copy(block.codes, block.codes + kBlockCols, codes.data() + i * kBlockCols);
+    int16_t* out = codes.data() + i * kBlockCols;
+    std::copy(block.codes, block.codes + kBlockCols, out);
+    if (block.outlier_quad != kNoOutlier)
+      for (int c = 0; c < 4; ++c)
+        out[block.outlier_quad * 4 + c] += static_cast<int16_t>(block.outlier[c] * 128);
     scales.data()[i] = block.scale;
     sums.data()[i] = -block.neg_sum;
     scaled_sums.data()[i] = block.scaled_sum;
@@ -147,8 +151,8 @@ void bind_matmul(nb::module_& m) {
         "Pack encoded rows, uint8 [rows, bytes per row], of a tensor type such as 'Q4_0' and "
         "`cols` columns. `format` is 'q4', 'q8' or 'bf16'; by default the one that loses least.");
   m.def("quantize_activations", &quantize, nb::arg("x"), nb::arg("isa"),
-        "x, float32 [m, k], as (codes int8 [m, k padded to 32], scales [m, blocks], sums int32 "
-        "[m, blocks], scales * sums).");
+        "x, float32 [m, k], as (codes int16 [m, k padded to 32], beyond ±127 only in outlier quads; "
+        "scales [m, blocks]; sums int32 [m, blocks]; scales * sums).");
   m.def("matmul", &product, nb::arg("x"), nb::arg("weights"), nb::arg("isa"),
         nb::arg("rows") = nb::none(), nb::arg("panels") = nb::none(),
         "x @ weights.T, float32 [m, rows of the weights], on one thread. `rows` and `panels` are "

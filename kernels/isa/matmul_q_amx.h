@@ -91,6 +91,8 @@ void amx_tile(const MatmulArgs& args, int m, int rows, int panel, const PanelChu
       __m512i sum = _mm512_load_si512(sums[c % 2][i]);
       if constexpr (!mins)
         sum = _mm512_add_epi32(sum, _mm512_set1_epi32(a.neg_sum * (1 << zero_bits)));
+      if (a.outlier_quad != kNoOutlier)
+        sum = _mm512_add_epi32(sum, outlier_sums<false>(chunk.codes + c * 512, a));
       acc[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum),
                                _mm512_mul_ps(d, _mm512_set1_ps(a.scale)), acc[i]);
       if constexpr (mins)

@@ -93,6 +93,32 @@ inline void add_block(const uint8_t* codes, const ActivationBlock* x, ptrdiff_t 
   }
 }
 
+// 128 · Σ of what add_block sums, with the `outlier` of a block that has an outlier quad; for the
+// half of a panel whose first quad is at `codes`.
+template <bool q4, bool vnni>
+inline __m256i outlier_sums(const uint8_t* codes, const ActivationBlock& x) {
+  const int quad = x.outlier_quad;
+  const __m256i v = broadcast_quad(x.outlier);
+  __m256i w = load_codes(codes + (q4 ? quad % 4 : quad) * 64);
+  if constexpr (q4)
+    w = _mm256_and_si256(_mm256_srl_epi16(w, _mm_cvtsi32_si128(quad / 4 * 4)),
+                         _mm256_set1_epi8(15));
+  __m256i sum;
+  if constexpr (vnni) {
+    sum = dot_quads(_mm256_setzero_si256(), w, v);
+  } else {
+    __m256i pairs;
+    if constexpr (q4) {
+      pairs = _mm256_maddubs_epi16(w, v);
+    } else {
+      const __m256i s = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
+      pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(s), _mm256_sign_epi8(v, s));
+    }
+    sum = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+  }
+  return _mm256_slli_epi32(sum, 7);
+}
+
 template <bool q4, bool mins, bool vnni, int MR>
 void tile(const MatmulArgs& args, int m, int panel, const Ahead& ahead) {
   constexpr int kCodes = q4 ? 256 : 512;
@@ -120,6 +146,11 @@ void tile(const MatmulArgs& args, int m, int panel, const Ahead& ahead) {
       if constexpr (!mins && !kCentred) start = x[i * blocks + b].neg_sum * (1 << kZeroBits);
 #pragma GCC unroll 2
       for (int h = 0; h < 2; ++h) sum[i][h] = _mm256_set1_epi32(start);
+      if (x[i * blocks + b].outlier_quad != kNoOutlier)
+#pragma GCC unroll 2
+        for (int h = 0; h < 2; ++h)
+          sum[i][h] = _mm256_add_epi32(
+              sum[i][h], outlier_sums<q4, vnni>(codes + b * kCodes + h * 32, x[i * blocks + b]));
     }
     add_block<q4, vnni>(codes + b * kCodes, x + b, blocks, sum);
 #pragma GCC unroll 2

@@ -24,6 +24,18 @@ inline __m512 load_halfs(const uint16_t* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
 
+// 128 · Σ code·outlier of a block that has an outlier quad.
+template <bool q4>
+inline __m512i outlier_sums(const uint8_t* codes, const ActivationBlock& x) {
+  const int quad = x.outlier_quad;
+  __m512i w = _mm512_load_si512(codes + (q4 ? quad % 4 : quad) * 64);
+  if constexpr (q4)
+    w = _mm512_and_si512(_mm512_srl_epi16(w, _mm_cvtsi32_si128(quad / 4 * 4)),
+                         _mm512_set1_epi8(15));
+  return _mm512_slli_epi32(
+      _mm512_dpbusd_epi32(_mm512_setzero_si512(), w, broadcast_quad(x.outlier)), 7);
+}
+
 template <bool q4, bool mins, int MR, int NR>
 void tile(const MatmulArgs& args, int m, int panel, const Ahead& ahead) {
   constexpr int kCodes = q4 ? 256 : 512;
@@ -49,6 +61,12 @@ void tile(const MatmulArgs& args, int m, int panel, const Ahead& ahead) {
                : _mm512_slli_epi32(_mm512_set1_epi32(x[i * blocks + b].neg_sum), q4 ? 3 : 7);
 #pragma GCC unroll 4
       for (int j = 0; j < NR; ++j) sum[i][j] = start;
+      if (x[i * blocks + b].outlier_quad != kNoOutlier)
+#pragma GCC unroll 4
+        for (int j = 0; j < NR; ++j)
+          sum[i][j] = _mm512_add_epi32(
+              sum[i][j],
+              outlier_sums<q4>(codes + (j * blocks + b) * kCodes, x[i * blocks + b]));
     }
     fetch_codes(ahead, b);
     if (ahead.factors) {

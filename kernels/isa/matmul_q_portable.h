@@ -59,6 +59,19 @@ inline void add_block(const uint8_t* codes, const int8_t* a, int32_t* sums) {
   for (int lane = 0; lane < kPanelRows; ++lane) sums[lane] += total[lane / 4][lane % 4];
 }
 
+// 128 · Σ code·outlier of a block that has an outlier quad, onto `sums`.
+template <bool q4>
+inline void add_outlier(const uint8_t* codes, const ActivationBlock& x, int32_t* sums) {
+  const Quad high = quad_of(x.outlier);
+  for (int rows = 0; rows < 4; ++rows) {
+    Words both;
+    memcpy(&both, codes + x.outlier_quad % (q4 ? 4 : 8) * 64 + rows * 16, sizeof both);
+    if constexpr (q4) both = (both >> (x.outlier_quad / 4 * 4)) & 0x0F0F;
+    const Ints products = dot(both, high);
+    for (int i = 0; i < 4; ++i) sums[rows * 4 + i] += products[i] * 128;
+  }
+}
+
 template <bool q4>
 void matmul_quantized(const MatmulArgs& args) {
   constexpr int kCodes = q4 ? 256 : 512;
@@ -74,6 +87,8 @@ void matmul_quantized(const MatmulArgs& args) {
         int32_t sums[kPanelRows];
         for (int lane = 0; lane < kPanelRows; ++lane) sums[lane] = zero * x[b].neg_sum;
         add_block<q4>(args.codes + (first + b) * kCodes, x[b].codes, sums);
+        if (x[b].outlier_quad != kNoOutlier)
+          add_outlier<q4>(args.codes + (first + b) * kCodes, x[b], sums);
         const uint16_t* scales = args.scales + (first + b) * kPanelRows;
         for (int lane = 0; lane < kPanelRows; ++lane)
           acc[lane] = __builtin_fmaf(static_cast<float>(sums[lane]),

@@ -9,25 +9,91 @@
 namespace stoker::STOKER_ISA {
 namespace {
 
-constexpr float kSmallest = 1e-30f;  // below this a block is zero; 127 / x stays finite above
+constexpr float kSmallest = 1e-30f;  // below this a block is zero; 127² / x stays finite above
 constexpr uint32_t kInfinity = 0x7F800000;
 constexpr uint32_t kNan = 0x7FC00000;
 
-// The largest magnitude of a block, as bits: magnitudes keep their order as integers, and a NaN is
-// above all.
-inline uint32_t largest_bits(const float* x);
+constexpr float kOutlierRatio = 2.0f;  // of a block's largest magnitude to that of the other quads
 
-// codes = x · inverse, rounded half to even; returns their sum.
+// The largest magnitude of a block, the quad that holds it, and the largest in the other quads. As
+// bits: magnitudes keep their order as integers, and a NaN is above all.
+struct Largest {
+  uint32_t bits, rest_bits;
+  int quad;
+};
+
+inline Largest largest_of(const float* x);
+
+// codes = x · inverse, rounded half to even; returns their sum, which counts those of an outlier
+// quad whole, though in `codes` they are cut off.
 inline int scale_and_round(const float* x, float inverse, int8_t* codes);
 
-#if defined(STOKER_ISA_avx512) || defined(STOKER_ISA_amx)
-
-inline uint32_t largest_bits(const float* x) {
-  const __m512i magnitude = _mm512_set1_epi32(0x7FFFFFFF);
-  const __m512i a = _mm512_and_si512(_mm512_loadu_si512(x), magnitude);
-  const __m512i b = _mm512_and_si512(_mm512_loadu_si512(x + 16), magnitude);
-  return _mm512_reduce_max_epu32(_mm512_max_epu32(a, b));
+// `v` to an integer, rounded half to even; |v| < 2^22.
+inline int round_to_int(float v) {
+  constexpr float kMagic = 12582912.0f;  // 1.5 · 2^23: adding it rounds to an integer
+  constexpr uint32_t kMagicBits = 0x4B400000;
+  return static_cast<int>(float_bits(v + kMagic) - kMagicBits);
 }
+
+#if defined(STOKER_ISA_avx2) || defined(STOKER_ISA_avx512) || defined(STOKER_ISA_amx)
+
+inline __m256i load_magnitudes(const float* x) {
+  return _mm256_and_si256(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)),
+                          _mm256_set1_epi32(0x7FFFFFFF));
+}
+
+// The larger of each two neighbours, in each half of the register first a's, then b's.
+inline __m256i max_of_pairs(__m256i a, __m256i b) {
+  const __m256 fa = _mm256_castsi256_ps(a), fb = _mm256_castsi256_ps(b);
+  return _mm256_max_epu32(_mm256_castps_si256(_mm256_shuffle_ps(fa, fb, 0x88)),
+                          _mm256_castps_si256(_mm256_shuffle_ps(fa, fb, 0xDD)));
+}
+
+// The largest of eight, in all lanes.
+inline __m256i max_of_all(__m256i v) {
+  v = _mm256_max_epu32(v, _mm256_permute2x128_si256(v, v, 1));
+  v = _mm256_max_epu32(v, _mm256_shuffle_epi32(v, 0x4E));
+  return _mm256_max_epu32(v, _mm256_shuffle_epi32(v, 0xB1));
+}
+
+inline uint32_t first_lane(__m256i v) {
+  return static_cast<uint32_t>(_mm_cvtsi128_si32(_mm256_castsi256_si128(v)));
+}
+
+inline Largest largest_of(const float* x) {
+  const __m256i quads =  // of each the largest magnitude, in the order 0, 2, 4, 6, 1, 3, 5, 7
+      max_of_pairs(max_of_pairs(load_magnitudes(x), load_magnitudes(x + 8)),
+                   max_of_pairs(load_magnitudes(x + 16), load_magnitudes(x + 24)));
+  const __m256i largest = max_of_all(quads);
+  const __m256i held = _mm256_cmpeq_epi32(quads, largest);
+  const unsigned holders = _mm256_movemask_ps(_mm256_castsi256_ps(held));
+  const int lane = __builtin_ctz(holders), quad = lane % 4 * 2 + lane / 4;
+  if (holders & (holders - 1)) return {first_lane(largest), first_lane(largest), quad};
+  const __m256i rest = max_of_all(_mm256_andnot_si256(held, quads));
+  return {first_lane(largest), first_lane(rest), quad};
+}
+
+#else
+
+inline Largest largest_of(const float* x) {
+  Largest largest{0, 0, 0};
+  for (int quad = 0; quad < kBlockCols / 4; ++quad) {
+    uint32_t most = 0;
+    for (int i = 0; i < 4; ++i) {
+      const uint32_t magnitude = float_bits(x[quad * 4 + i]) & 0x7FFFFFFF;
+      most = magnitude > most ? magnitude : most;
+    }
+    if (most > largest.bits)
+      largest = {most, largest.bits, quad};
+    else if (most > largest.rest_bits)
+      largest.rest_bits = most;
+  }
+  return largest;
+}
+
+#endif
+
+#if defined(STOKER_ISA_avx512) || defined(STOKER_ISA_amx)
 
 inline int scale_and_round(const float* x, float inverse, int8_t* codes) {
   const __m512 scale = _mm512_set1_ps(inverse);
@@ -39,19 +105,6 @@ inline int scale_and_round(const float* x, float inverse, int8_t* codes) {
 }
 
 #elif defined(STOKER_ISA_avx2)
-
-inline uint32_t largest_bits(const float* x) {
-  const __m256i magnitude = _mm256_set1_epi32(0x7FFFFFFF);
-  __m256i most = _mm256_setzero_si256();
-  for (int i = 0; i < kBlockCols; i += 8) {
-    const __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + i));
-    most = _mm256_max_epu32(most, _mm256_and_si256(v, magnitude));
-  }
-  __m128i half = _mm_max_epu32(_mm256_castsi256_si128(most), _mm256_extracti128_si256(most, 1));
-  half = _mm_max_epu32(half, _mm_shuffle_epi32(half, 0x4E));
-  half = _mm_max_epu32(half, _mm_shuffle_epi32(half, 0xB1));
-  return static_cast<uint32_t>(_mm_cvtsi128_si32(half));
-}
 
 inline int scale_and_round(const float* x, float inverse, int8_t* codes) {
   const __m256 scale = _mm256_set1_ps(inverse);
@@ -73,21 +126,10 @@ inline int scale_and_round(const float* x, float inverse, int8_t* codes) {
 
 #else
 
-inline uint32_t largest_bits(const float* x) {
-  uint32_t largest = 0;
-  for (int i = 0; i < kBlockCols; ++i) {
-    const uint32_t magnitude = float_bits(x[i]) & 0x7FFFFFFF;
-    largest = magnitude > largest ? magnitude : largest;
-  }
-  return largest;
-}
-
 inline int scale_and_round(const float* x, float inverse, int8_t* codes) {
-  constexpr float kMagic = 12582912.0f;  // 1.5 · 2^23: adding it rounds to an integer
-  constexpr uint32_t kMagicBits = 0x4B400000;
   int sum = 0;
   for (int i = 0; i < kBlockCols; ++i) {
-    const int code = static_cast<int>(float_bits(x[i] * inverse + kMagic) - kMagicBits);
+    const int code = round_to_int(x[i] * inverse);
     codes[i] = static_cast<int8_t>(code);
     sum += code;
   }
@@ -96,19 +138,38 @@ inline int scale_and_round(const float* x, float inverse, int8_t* codes) {
 
 #endif
 
+// The codes of the outlier quad x, in two parts.
+inline void split_outlier(const float* x, float inverse, int8_t* codes, int8_t* outlier) {
+  for (int i = 0; i < 4; ++i) {
+    const int code = round_to_int(x[i] * inverse);
+    const int high = (code + 64) >> 7;
+    outlier[i] = static_cast<int8_t>(high);
+    codes[i] = static_cast<int8_t>(code - high * 128);
+  }
+}
+
 inline void quantize_block(const float* x, ActivationBlock& out) {
-  const uint32_t largest = largest_bits(x);
-  const float max = float_from_bits(largest);
-  if (largest >= kInfinity || max < kSmallest) {
+  const Largest largest = largest_of(x);
+  const float max = float_from_bits(largest.bits);
+  if (largest.bits >= kInfinity || max < kSmallest) {
     out = {};
-    out.scale = out.scaled_sum = largest >= kInfinity ? float_from_bits(kNan) : 0.0f;
+    out.scale = out.scaled_sum = largest.bits >= kInfinity ? float_from_bits(kNan) : 0.0f;
+    out.outlier_quad = kNoOutlier;
     return;
   }
-  const int sum = scale_and_round(x, 127.0f / max, out.codes);
-  out.scale = max / 127.0f;
+  float range = max;
+  const float rest = float_from_bits(largest.rest_bits);
+  const bool outlier = max > kOutlierRatio * rest;
+  if (outlier) range = rest > max / 127.0f ? rest : max / 127.0f;
+  const float inverse = 127.0f / range;
+  const int sum = scale_and_round(x, inverse, out.codes);
+  out.scale = range / 127.0f;
   out.neg_sum = -sum;
   out.scaled_sum = out.scale * static_cast<float>(sum);
-  out.padding = 0;
+  out.outlier_quad = outlier ? largest.quad : kNoOutlier;
+  memset(out.outlier, 0, sizeof out.outlier);
+  if (outlier)
+    split_outlier(x + largest.quad * 4, inverse, out.codes + largest.quad * 4, out.outlier);
 }
 
 }  // namespace

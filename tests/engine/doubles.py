@@ -193,6 +193,8 @@ class ContextRunner:
         extras = sample.extras[i] if sample.extras else None
         if extras is not None:
             logits = _adjust(logits, extras)
+            if not np.isfinite(logits).any():
+                return -1
         temperature = float(sample.temperature[i])
         if temperature == 0:
             return int(logits.argmax())

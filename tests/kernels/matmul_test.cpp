@@ -68,6 +68,12 @@ std::vector<float> random_floats(size_t count, float scale) {
   return values;
 }
 
+// Some columns of x far larger than the others, as in the rows that models compute.
+void add_outliers(std::vector<float>& x, size_t cols) {
+  for (size_t i = 0; i < x.size(); ++i)
+    if (i % cols % 67 == 5 || random_bits() % 200 == 0) x[i] *= random_bits() % 8 ? 40.0f : 1e6f;
+}
+
 int columns_of_block(TensorType type) {
   return type == TensorType::q5_k ? 256 : type == TensorType::f32 ? 1 : kBlockCols;
 }
@@ -132,6 +138,7 @@ bool same(const std::vector<float>& a, const std::vector<float>& b) {
 void test_rounding(const Implementation& implementation) {
   for (int cols : {1, 31, 32, 33, 250}) {
     std::vector<float> x = random_floats(3 * static_cast<size_t>(cols), 5);
+    add_outliers(x, cols);
     if (cols == 250) x[40] = x[100] = 1e30f, x[300] = -x[300] * 1e-35f;
     for (ActivationFormat format : {ActivationFormat::int8, ActivationFormat::bf16}) {
       const Rounded expected = round_rows(portable::kMatmulKernels, x.data(), format, 3, cols);
@@ -151,7 +158,8 @@ void test_products(const Implementation& implementation, TensorType type, Weight
     if (shape.k % columns_of_block(type) != 0) continue;
     const PackedMatrix weights = random_matrix(type, format, shape.n, shape.k);
     constexpr int kMost = 70;
-    const std::vector<float> x = random_floats(static_cast<size_t>(kMost) * shape.k, 1);
+    std::vector<float> x = random_floats(static_cast<size_t>(kMost) * shape.k, 1);
+    if (format != WeightFormat::bf16) add_outliers(x, shape.k);
     const std::vector<float> whole =
         product(*implementation.kernels, weights, x.data(), shape.k > 1000 ? 20 : kMost);
     const int whole_rows = static_cast<int>(whole.size()) / shape.n;
@@ -201,14 +209,18 @@ void test_products(const Implementation& implementation, TensorType type, Weight
   }
 }
 
-// All codes at an extreme and all activations at ±127: the largest sums there are.
+// All codes at an extreme and all activations at ±127, or ±127² in outlier quads: the largest sums
+// there are.
 void test_extremes(const Implementation& implementation, TensorType type, WeightFormat format) {
   for (uint8_t code : {0x00, 0x7F, 0x80, 0xFF})
     for (float sign : {1.0f, -1.0f}) {
       constexpr int kRows = 9, kOutputs = 17, kCols = 256;
       const PackedMatrix weights =
           quantized_matrix(type, format, kOutputs, kCols, [=] { return code; });
-      const std::vector<float> x(static_cast<size_t>(kRows) * kCols, sign * 127);
+      std::vector<float> x(static_cast<size_t>(kRows) * kCols, sign * 127);
+      for (int row = 1; row < kRows; ++row)  // in each of the others, another quad
+        for (int i = 0; i < kCols; ++i)
+          if (i % kBlockCols / 4 == row - 1) x[row * kCols + i] *= 127;
       check(same(product(*implementation.kernels, weights, x.data(), kRows),
                  product(portable::kMatmulKernels, weights, x.data(), kRows)),
             std::string(implementation.name) + ": extreme codes of " +

@@ -75,16 +75,21 @@ def fma(a: Float64Array, b: Float64Array, c: Float32Array) -> Float32Array:
 
 
 def quantized_by_rule(x: Float32Array) -> tuple[NDArray[np.int64], Float32Array]:
-    """Codes [m, blocks, 32] and scales [m, blocks] of finite activations."""
+    """Codes [m, blocks, 32], those of outlier quads whole, and scales [m, blocks] of finite
+    activations."""
     m, k = x.shape
     padded = np.zeros((m, -(-k // 32) * 32), np.float32)
     padded[:, :k] = x
     blocks = padded.reshape(m, -1, 32)
     largest = np.abs(blocks).max(axis=2)
     zero = largest < np.float32(1e-30)
-    divisor = np.where(zero, np.float32(1), largest)
+    quads = np.sort(np.abs(blocks).reshape(m, -1, 8, 4).max(axis=3), axis=2)
+    rest = quads[:, :, 6]
+    outlier = largest > np.float32(2) * rest
+    range_ = np.where(outlier, np.maximum(rest, largest / np.float32(127)), largest)
+    divisor = np.where(zero, np.float32(1), range_)
     inverse = np.where(zero, np.float32(0), np.float32(127) / divisor).astype(np.float32)
-    scales = np.where(zero, np.float32(0), largest / np.float32(127)).astype(np.float32)
+    scales = np.where(zero, np.float32(0), range_ / np.float32(127)).astype(np.float32)
     codes = np.rint(blocks * inverse[:, :, None]).astype(np.int64)
     return codes, scales
 
@@ -104,7 +109,7 @@ def product_by_rule(
         weights = codes[:, b].astype(np.int64) - (0 if min_ is not None else zero)
         sums = a[:, b] @ weights.T
         d_sa = d[:, b].astype(np.float32)[None, :] * sa[:, b][:, None]
-        acc = fma(sums.astype(np.float64), d_sa.astype(np.float64), acc)
+        acc = fma(sums.astype(np.float32).astype(np.float64), d_sa.astype(np.float64), acc)
         if min_ is not None:
             scaled = sa[:, b] * a[:, b].sum(axis=1).astype(np.float32)
             acc = fma(
@@ -116,9 +121,10 @@ def product_by_rule(
 
 
 def activations(m: int, k: int, rng: np.random.Generator) -> Float32Array:
-    """Normal values of mixed magnitudes, some rows and blocks zero."""
+    """Normal values of mixed magnitudes with outliers, some of them huge, and zeros."""
     x = rng.standard_normal((m, k)) * np.exp(rng.standard_normal((m, 1)) * 2)
     x[rng.random((m, k)) < 0.02] *= 30
+    x[rng.random((m, k)) < 0.003] *= 1e6
     x[:, :32] *= rng.random((m, 1)) < 0.9
     return x.astype(np.float32)
 
@@ -251,9 +257,41 @@ class TestQuantizeActivations:
     def test_halves_round_to_even(self, isa: str) -> None:
         x = np.zeros((1, 32), np.float32)
         x[0, :8] = [127, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5, -0.0]
+        x[0, 31] = -127
         codes, scales, sums, _ = _kernels.quantize_activations(x, isa)
         assert codes[0, :8].tolist() == [127, 0, 2, 2, 0, -2, -2, 0]
-        assert (scales[0, 0], sums[0, 0]) == (1, 127)
+        assert (scales[0, 0], sums[0, 0]) == (1, 0)
+
+    @pytest.mark.parametrize("isa", ISAS)
+    @pytest.mark.parametrize("quad", range(8))
+    def test_an_outlier_quad_has_more_bits(self, isa: str, quad: int) -> None:
+        x = np.zeros((1, 32), np.float32)
+        x[0, (quad * 4 + 7) % 32] = 127  # the largest of the rest, in the next quad
+        x[0, quad * 4 : quad * 4 + 4] = [-1000.5, 63.5, 1001.5, -64.5]
+        codes, scales, sums, _ = _kernels.quantize_activations(x, isa)
+        assert codes[0, quad * 4 : quad * 4 + 4].tolist() == [-1000, 64, 1002, -64]
+        assert (scales[0, 0], sums[0, 0]) == (1, 127 + 2)
+
+    @pytest.mark.parametrize("isa", ISAS)
+    def test_when_a_quad_is_an_outlier(self, isa: str) -> None:
+        """Beyond twice the rest; the scale does not fall below 1 / 127² of the largest."""
+        x = np.zeros((1, 160), np.float32)
+        x[0, [0, 4]] = [254, 127]  # twice
+        x[0, [32, 37]] = [-254.1, 127]  # more
+        x[0, [64, 65]] = [254.1, 254.1]  # nothing else
+        x[0, [99, 127]] = [-508, 508]  # a tie
+        x[0, [131, 132]] = [127e6, 127]
+        codes, scales, _, _ = _kernels.quantize_activations(x, isa)
+        assert codes[0, [0, 4, 32, 37, 64, 65, 99, 127, 131, 132]].tolist() == [
+            *[127, 64],
+            *[-254, 127],
+            *[16129, 16129],
+            *[-127, 127],
+            *[16129, 0],
+        ]
+        expected = quantized_by_rule(x)
+        assert codes.tolist() == expected[0].reshape(1, -1).tolist()
+        assert as_bytes(scales) == as_bytes(expected[1])
 
     @pytest.mark.parametrize("isa", ISAS)
     def test_extremes(self, isa: str) -> None:
@@ -269,11 +307,12 @@ class TestQuantizeActivations:
         assert np.isnan(scales[0, :2]).all()
         assert np.isnan(scaled[0, :2]).all()
         assert codes[0, :64].tolist() == [0] * 64
-        assert codes[0, 64:66].tolist() == [127, -127]
+        assert codes[0, 64:66].tolist() == [16129, -16129]
         assert np.isfinite(scales[0, 2])
-        assert scales[0, 3:].tolist() == [0, np.float32(1e-30) / np.float32(127), 0]
+        smallest = np.float32(1e-30) / np.float32(127) / np.float32(127)
+        assert scales[0, 3:].tolist() == [0, smallest, 0]
         assert codes[0, 96:].nonzero()[0].tolist() == [32]
-        assert sums[0].tolist() == [0, 0, 0, 0, -127, 0]
+        assert sums[0].tolist() == [0, 0, 0, 0, -16129, 0]
 
 
 def unpacked(
@@ -320,6 +359,12 @@ class TestQuantizedProducts:
         out = _kernels.matmul(x, _kernels.pack(data, type_, 64), isa)
         assert as_bytes(out) == as_bytes(expected)
         assert out[0, 0] == (x[0] @ decoded(data, type_)[0])
+        for quad in range(8):  # with an outlier quad at ±127² too
+            x[:, 32 + quad * 4 : 36 + quad * 4] = 127**2 * sign
+            expected = product_by_rule(x, *unpacked(data, type_), 8 if type_ == "Q4_0" else 128)
+            out = _kernels.matmul(x, _kernels.pack(data, type_, 64), isa)
+            assert as_bytes(out) == as_bytes(expected)
+            x[:, 32 + quad * 4 : 36 + quad * 4] = 127 * sign
 
     @pytest.mark.parametrize("isa", ISAS[1:])
     @pytest.mark.parametrize("type_", [*QUANTIZED, *FLOATS])

@@ -129,6 +129,8 @@ def _allowed(mask: NDArray[np.uint32], said: int, wanted: int) -> int:
     others = [token for token in allowed if token not in closing]
     letters = [token for token in others if token < 128 and chr(token).isalnum()]
     among = closing if closing and wanted % 3 == 0 else letters or others or closing
+    if not among:
+        return -1
     return among[wanted // 3 % len(among)]
 
 

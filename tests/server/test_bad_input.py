@@ -69,6 +69,12 @@ def raw(body: dict[str, Any]) -> bytes:
         (TEXT, raw({"prompt": ""}), "prompt", None),
         (TEXT, raw({"prompt": [99999]}), "prompt", None),
         (TEXT, raw({"prompt": "x", "suffix": "y"}), "suffix", "unsupported_parameter"),
+        (
+            TEXT,
+            raw({"prompt": "x", "allowed_token_ids": [97], "structured_outputs": {"regex": "b"}}),
+            None,
+            "structured_output_failed",
+        ),
         ("/tokenize", raw({}), "prompt", None),
         ("/detokenize", raw({"tokens": ["a"]}), "tokens[0]", None),
     ],
@@ -112,6 +118,8 @@ def test_unknown_routes_and_methods_have_openai_bodies(server: RunningServer) ->
     missing = server.get("/v1/nothing")
     assert missing.status_code == 404
     assert missing.json()["error"]["code"] == "unknown_url"
+    several = server.post("/v1/responses/resp_1")
+    assert several.headers["allow"] == "DELETE, GET"
     wrong = server.get(CHAT)
     assert wrong.status_code == 405
     assert wrong.headers["allow"] == "POST"
@@ -133,3 +141,10 @@ def test_the_engine_goes_on_for_others(server: RunningServer) -> None:
     for body in (b"{", raw({"prompt": "x" * 2000}), raw({"prompt": [99999]})):
         server.post(TEXT, content=body, headers={"content-type": "application/json"})
     assert "".join(chunk.choices[0].text for chunk in stream) == want.choices[0].text
+
+
+def test_messages_without_content_are_refused(server: RunningServer) -> None:
+    body = {"model": "letters", "messages": [{"role": "user", "content": []}]}
+    answer = server.post("/v1/messages/count_tokens", json=body)
+    assert answer.status_code == 400
+    assert "messages" in answer.json()["error"]["message"]

@@ -156,8 +156,12 @@ class IncompleteDetails(BaseModel):
     reason: Literal["max_output_tokens"]
 
 
+FailureCode = Literal["server_error", "invalid_prompt"]
+"""Of OpenAI's; the error event says more."""
+
+
 class ResponseError(BaseModel):
-    code: str
+    code: FailureCode
     message: str
 
 

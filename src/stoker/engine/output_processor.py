@@ -44,6 +44,16 @@ class _LogprobTable:
         return self._tokenizer.decode((token,), skip_special_tokens=False, continuation=True)
 
 
+def _dead_end(request: Request) -> str | None:
+    """Why a row without a finite logit may be the request's own doing."""
+    if request.allowed_mask is None and request.grammar is None and not request.bad_words:
+        return None
+    return (
+        "no token is left to choose: allowed_token_ids, bad_words, min_tokens and the grammar "
+        "together exclude all of them"
+    )
+
+
 class OutputProcessor:
     """Takes sampled tokens into their sequences and says what is new."""
 
@@ -149,7 +159,7 @@ class OutputProcessor:
         matcher = sequence.matcher
         error = None if matcher is None else matcher.error
         if token < 0 or error is not None:
-            self._finish(sequence, "error", error)
+            self._finish(sequence, "error", error or _dead_end(request))
             return
         sequence.append(token)
         self._stats.num_generation_tokens += 1

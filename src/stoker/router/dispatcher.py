@@ -259,12 +259,9 @@ class Dispatcher:
         return any(engine not in tried and engine.usable(now) for engine in engines)
 
     def has_other(self, exchange: Exchange) -> bool:
-        """Whether an engine other than the present one could take the exchange."""
-        now = self.loop.time()
-        return any(
-            engine is not exchange.engine and engine.usable(now)
-            for engine in self._serving(exchange.features)
-        )
+        """Whether an engine other than the present one serves the exchange's model, though it
+        may not be usable just now."""
+        return len(self._serving(exchange.features)) > 1
 
     def _serving(self, features: Features) -> Sequence[EngineHandle]:
         """The engines that may answer, whatever their state."""

@@ -99,6 +99,7 @@ class Exchange:
         "_submitted_at",
         "_timer",
         "_unreachable_until",
+        "_was_stale",
         "deadline",
         "engine",
         "failed_on",
@@ -137,6 +138,7 @@ class Exchange:
         self._discarding: UpstreamFailure | None = None
         self._elsewhere = False
         self._paused = False
+        self._was_stale = False
         self._last = self._before_last = b""
         self._submitted_at = monotonic()
         self._queued_at = self._sent_at = self._first_byte_at = self._submitted_at
@@ -265,9 +267,12 @@ class Exchange:
 
     def on_failed(self, failure: UpstreamFailure) -> None:
         connection, self._connection = self._connection, None
-        if connection is not None and connection.reused and not connection.answered:
-            # The engine closed an idle connection just as it was taken from the pool.
+        stale = connection is not None and connection.reused and not connection.answered
+        if stale and not self._was_stale:
+            # Perhaps the engine closed an idle connection just as it was taken from the pool.
+            # Believed once: a request that kills every engine it reaches looks the same.
             assert self.engine is not None
+            self._was_stale = True
             self._attempts -= 1
             self._connect(self.engine)
         elif self._discarding is not None:
@@ -391,7 +396,7 @@ class Exchange:
         if self.state is State.WAITING:
             self._dispatcher.waited_too_long(self)
         elif self._paused:
-            self._done()
+            self._answered(499, None)
             self.responder.broken("the answer was not read in time", event_stream=False)
         elif self.state is State.SENT:
             self._attempt_failed(UpstreamFailure("no answer in time", timed_out=True))

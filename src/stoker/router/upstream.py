@@ -7,6 +7,7 @@ import contextlib
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from time import monotonic
 from typing import Protocol, cast
 
 import httptools
@@ -15,6 +16,7 @@ from stoker.router.engines.handle import Address
 from stoker.router.wire import Headers
 
 _MAX_IDLE = 512
+_MAX_IDLE_S = 55.0
 _MAX_HEAD_BYTES = 64 * 1024
 
 
@@ -85,6 +87,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._until_close = False
         self._keep_alive = False
         self._answered = False
+        self._paused = False
+        self.idle_since = 0.0
         self.reused = False
         """Whether an answer has already come over it: the engine may close it any time."""
 
@@ -107,11 +111,13 @@ class UpstreamConnection(asyncio.Protocol):
 
     def pause(self) -> None:
         """Read no more for now: the client is slower than the engine."""
-        if self._transport is not None and not self._transport.is_closing():
+        if self._transport is not None and not self._paused and not self._transport.is_closing():
+            self._paused = True
             self._transport.pause_reading()
 
     def resume(self) -> None:
-        if self._transport is not None and not self._transport.is_closing():
+        if self._transport is not None and self._paused and not self._transport.is_closing():
+            self._paused = False
             self._transport.resume_reading()
 
     def abort(self) -> None:
@@ -202,6 +208,7 @@ class UpstreamConnection(asyncio.Protocol):
         receiver, self._receiver = self._receiver, None
         self._complete = self._in_body = self._until_close = False
         self.reused = True
+        self.resume()  # whoever has it next waits for an answer
         if reusable and self._transport is not None and not self._transport.is_closing():
             self.pool.give_back(self)
         elif self._transport is not None:
@@ -234,7 +241,16 @@ class Pool:
 
     def idle(self) -> UpstreamConnection | None:
         """An open connection without work, if there is one."""
-        return self._idle.pop() if self._idle else None
+        if not self._idle:
+            return None
+        connection = self._idle.pop()
+        if monotonic() - connection.idle_since <= _MAX_IDLE_S:
+            return connection
+        # Something between here and the engine may have forgotten it, and those that are older.
+        connection.abort()
+        while self._idle:
+            self._idle.pop().abort()
+        return None
 
     def connect(self, waiter: ConnectWaiter) -> None:
         """Open a connection and tell `waiter`."""
@@ -267,6 +283,7 @@ class Pool:
         if self._closed or len(self._idle) >= _MAX_IDLE:
             connection.abort()
         else:
+            connection.idle_since = monotonic()
             self._idle.append(connection)
 
     def lost(self, connection: UpstreamConnection) -> None:

@@ -31,7 +31,7 @@ from stoker.server.errors import error_body
 from stoker.server.keys import KeyRing
 from stoker.server.messages import routes as messages
 from stoker.server.middleware import Gate
-from stoker.server.openapi import build_openapi
+from stoker.server.openapi import allowed_methods, build_openapi
 from stoker.server.responses import routes as responses
 from stoker.server.state import ServedModel, ServerState
 
@@ -117,7 +117,7 @@ def _handle_errors(app: FastAPI) -> None:
         if error.status_code == 404:
             return _response(route_not_found(request.method, path), request)
         if error.status_code == 405:
-            allow = (error.headers or {}).get("Allow")
+            allow = allowed_methods(request.app, path) or (error.headers or {}).get("Allow")
             return _response(method_not_allowed(request.method, path, allow), request)
         if error.status_code < 500:
             return _response(bad_request(str(error.detail)), request)

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
+from starlette.routing import compile_path
 
 from stoker.api.errors import ErrorResponse
 
@@ -49,7 +50,7 @@ def describe(
     if chunk is not None:
         _MODELS[chunk.__name__] = chunk
         chunk_or_error = [
-            {"$ref": _REF.format(model=name)} for name in (chunk.__name__, ErrorResponse.__name__)
+            {"$ref": _REF.format(model=name)} for name in (chunk.__name__, error.__name__)
         ]
         json_data = {
             "type": "string",
@@ -70,6 +71,16 @@ def describe(
             },
         },
     }
+
+
+def allowed_methods(app: FastAPI, path: str) -> str:
+    """The methods that `path` has, as an `Allow` header lists them; empty for none described."""
+    found: set[str] = set()
+    for template, operations in app.openapi()["paths"].items():
+        pattern, _, _ = compile_path(template)
+        if pattern.match(path):
+            found |= {method.upper() for method in operations}
+    return ", ".join(sorted(found))
 
 
 def errors(

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from llguidance import LLParserLimits
 
 from stoker.engine.sampling_params import ReasoningSpan, StructuredOutputsParams
 from stoker.engine.structured import GrammarBackend, MaskPool
+from stoker.engine.structured.backend import LIMITS
 from stoker.errors import InvalidRequest
 from stoker.model.tokenizer import Tokenizer
 from tests.engine.doubles import EOS
@@ -154,9 +154,41 @@ def test_an_object_of_many_optional_properties_works() -> None:
     assert accepts(compiled(BACKEND, json=schema), '{"p3": null, "p1499": null}')
 
 
+def _chain(length: int) -> dict[str, Any]:
+    links = {f"d{i}": {"items": {"$ref": f"#/$defs/d{i + 1}"}} for i in range(length)}
+    return {"$defs": links | {f"d{length}": {"type": "null"}}, "$ref": "#/$defs/d0"}
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"json": _chain(1000)},
+        {"json": {"type": "integer", "multipleOf": 2**31 - 1}},
+        {
+            "grammar": "start: T0\n"
+            + "\n".join(f'T{i}: T{i + 1} "a"' for i in range(6000))
+            + '\nT6000: "x"'
+        },
+        {
+            "grammar": 'start: "a" <[256]> T\nT: '
+            + " & ".join(f"/(?s:.*)a(?s:.){{{i}}}b(?s:.*)/" for i in range(30))
+        },
+    ],
+    ids=["chain of references", "multiple of a prime", "chain of terminals", "intersection"],
+)
+def test_what_the_compiler_would_not_survive_is_refused(params: dict[str, Any]) -> None:
+    """Overflowing stacks, hours of work and gigabytes of memory, in a process that may die."""
+    with pytest.raises(InvalidRequest, match=r"too much time or memory|exhausted"):
+        compiled(BACKEND, **params)
+    assert accepts(compiled(BACKEND, regex="still [a-z]+"), "still here")
+
+
+def test_a_chain_of_references_of_a_sane_length_works() -> None:
+    assert accepts(compiled(BACKEND, json=_chain(60)), "[" * 3 + "]" * 3)
+
+
 def test_a_grammar_that_needs_too_much_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    limits = LLParserLimits(max_lexer_states=500, verbose_errors=False)
-    monkeypatch.setattr("stoker.engine.structured.backend._LIMITS", limits)
+    monkeypatch.setitem(LIMITS, "max_lexer_states", 500)
     matcher = compiled(byte_backend(), regex="(.*a.{30}){3}").matcher()
     for i in range(5000):
         allowed(matcher)
@@ -167,6 +199,23 @@ def test_a_grammar_that_needs_too_much_fails_alone(monkeypatch: pytest.MonkeyPat
     assert "too many states" in matcher.error
     assert "\n" not in matcher.error
     assert allowed(matcher) == {EOS}
+
+
+def test_an_answer_has_a_budget_of_processor_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    grammar = compiled(BACKEND, regex="[a-z]*")
+    monkeypatch.setattr("stoker.engine.structured.matcher.ANSWER_SECONDS", -1.0)
+    monkeypatch.setattr("stoker.engine.structured.matcher.TOKEN_SECONDS", 0.1)
+    matcher = grammar.matcher()
+    assert matcher.accept(ord("a"))
+    allowed(matcher)
+    assert matcher.is_finished
+    assert matcher.error == "the grammar takes too long to follow"
+    assert grammar.matcher().fork().error is None
+    richer = grammar.matcher()
+    for _ in range(11):
+        assert richer.accept(ord("a"))
+    allowed(richer)
+    assert richer.error is None
 
 
 def test_grammars_are_compiled_once() -> None:

@@ -10,22 +10,23 @@ import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
 from stoker.engine.sampling_params import StructuredOutputsParams
-from stoker.engine.structured.matcher import Grammar, explain
+from stoker.engine.structured.matcher import Grammar, in_one_line
 from stoker.engine.structured.source import grammar_source
+from stoker.engine.structured.trial_process import TrialProcess, trial_process
 from stoker.engine.structured.vocabulary import TokenTable
 from stoker.model.tokenizer import Tokenizer
 
 CACHED_GRAMMARS = 128
 
-_LIMITS = LLParserLimits(
-    max_items_in_row=20_000,  # an object of 2000 optional properties needs 8000
-    initial_lexer_fuel=1_000_000,
-    step_lexer_fuel=200_000,
-    step_max_items=50_000,
-    max_lexer_states=50_000,  # one to two kilobytes each
-    max_grammar_size=500_000,
-    verbose_errors=False,
-)
+LIMITS: dict[str, int | bool] = {
+    "max_items_in_row": 20_000,  # an object of 2000 optional properties needs 8000
+    "initial_lexer_fuel": 1_000_000,
+    "step_lexer_fuel": 200_000,
+    "step_max_items": 50_000,
+    "max_lexer_states": 50_000,  # one to two kilobytes each
+    "max_grammar_size": 500_000,
+    "verbose_errors": False,
+}
 """Bounds on the work and memory of one grammar, in llguidance's units."""
 
 
@@ -38,13 +39,14 @@ class GrammarBackend:
         self._vocab_size = vocab_size
         self._num_words = -(-vocab_size // 32)
         self._lock = threading.Lock()
-        self._table: LLTokenizer | None = None
+        self._prepared: tuple[LLTokenizer, TrialProcess] | None = None
         self._cache: OrderedDict[str, Grammar] = OrderedDict()
 
     def compile(self, params: StructuredOutputsParams) -> Grammar:
         """The grammar that `params` stands for, from the cache if it was asked for before.
 
-        The first call prepares the vocabulary, which takes some tenths of a second.
+        The first call prepares the vocabulary and starts the trial process, which takes some
+        tenths of a second.
 
         Raises:
             InvalidRequest: naming the field of `structured_outputs` that is wrong, and why.
@@ -63,26 +65,31 @@ class GrammarBackend:
         return grammar
 
     def _compile(self, params: StructuredOutputsParams, source: str) -> Grammar:
-        matcher = LLMatcher(self._prepared_table(), source, log_level=0, limits=_LIMITS)
+        tokenizer, trial = self._prepare()
+        refusal = trial.refusal(source)
+        if refusal:
+            raise params.refused(_plainly(refusal))
+        limits = LLParserLimits(**LIMITS)  # type: ignore[arg-type]
+        matcher = LLMatcher(tokenizer, source, log_level=0, limits=limits)
         mask = np.zeros(self._num_words, np.uint32)
-        if not matcher.is_error():
-            matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
+        matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
         if matcher.is_error():
-            raise params.refused(_reason(matcher))
+            raise params.refused(_plainly(matcher.get_error()))
         return Grammar(matcher, mask)
 
-    def _prepared_table(self) -> LLTokenizer:
+    def _prepare(self) -> tuple[LLTokenizer, TrialProcess]:
         with self._lock:
-            if self._table is None:
+            if self._prepared is None:
                 table = TokenTable(self._tokenizer, self._vocab_size)
-                self._table = LLTokenizer(cast("TokenizerWrapper", table), eos_token=table.end_ids)
-            return self._table
+                trial = trial_process(table.trial_setting(LIMITS))
+                tokenizer = LLTokenizer(cast("TokenizerWrapper", table), eos_token=table.end_ids)
+                self._prepared = tokenizer, trial
+            return self._prepared
 
 
-def _reason(matcher: LLMatcher) -> str:
-    reason = explain(matcher)
-    if matcher.stop_reason() in ("NoExtension", "NoExtensionBias") or "NoExtension" in reason:
+def _plainly(error: str) -> str:
+    if "NoExtension" in error:
         return "no text at all matches it"
-    if reason.startswith("panic"):
+    if error.startswith("panic"):
         return "it is too large"
-    return reason
+    return in_one_line(error)

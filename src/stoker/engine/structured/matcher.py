@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 from llguidance import LLMatcher
 from numpy.typing import NDArray
 
 Mask = NDArray[np.uint32]
 """`[ceil(vocab / 32)]` one bit per token id, least significant first; 1: allowed."""
+
+ANSWER_SECONDS = 2.0
+TOKEN_SECONDS = 0.02
+"""Processor time that the masks of an answer may take: so much, and so much more per token. They
+take a millisecond as a rule; a grammar that can be read in very many ways takes ever longer, and
+would hold up everyone."""
 
 
 class Grammar:
@@ -30,11 +38,12 @@ class Grammar:
 class Matcher:
     """Where one answer stands in its grammar. One thread at a time may use it."""
 
-    __slots__ = ("_inner", "_limit", "error", "is_finished", "mask")
+    __slots__ = ("_budget", "_inner", "_limit", "error", "is_finished", "mask")
 
     def __init__(self, inner: LLMatcher, mask: Mask | None, limit: Mask | None = None) -> None:
         self._inner = inner
         self._limit = limit
+        self._budget = ANSWER_SECONDS
         self.mask = mask
         """The tokens that may come next; None: not worked out since the last `accept`."""
         self.is_finished: bool = inner.is_stopped()
@@ -54,6 +63,7 @@ class Matcher:
         Returns False, with `error` set, if the grammar does not allow the token or fails on it.
         """
         self.mask = None
+        self._budget += TOKEN_SECONDS
         if not self._inner.consume_token(token):
             self._fail()
             return False
@@ -67,15 +77,21 @@ class Matcher:
         Releases the interpreter lock.
         """
         self.mask = mask
+        started = time.thread_time()
         self._inner.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
         if self._limit is not None:
             mask &= self._limit
+        self._budget -= time.thread_time() - started
         if self._inner.is_error():
             self._fail()
+        elif self._budget < 0:
+            self.error = "the grammar takes too long to follow"
+            self.is_finished = True
 
     def fork(self) -> Matcher:
         """An independent copy in the same state."""
         copy = Matcher(self._inner.deep_copy(), self.mask, self._limit)
+        copy._budget = self._budget
         copy.error = self.error
         return copy
 
@@ -89,12 +105,10 @@ class Matcher:
         return True
 
     def _fail(self) -> None:
-        self.error = explain(self._inner)
+        self.error = in_one_line(self._inner.get_error())
         self.is_finished = True
 
 
-def explain(matcher: LLMatcher) -> str:
-    """Why a matcher has failed, in one line without its internal state."""
-    message: str = matcher.get_error()
-    message = message.split("\n<", 1)[0]
-    return " ".join(message.split())[:500] or "unknown reason"
+def in_one_line(error: str) -> str:
+    """An error of llguidance without the internal state that follows it."""
+    return " ".join(error.split("\n<", 1)[0].split())[:500] or "unknown reason"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+
 from stoker.errors import InvalidRequest
 from stoker.model.tokenizer import Tokenizer
 
@@ -30,6 +33,17 @@ class TokenTable:
         for i in range(vocab_size - 1, -1, -1):
             if len(self.tokens[i]) == 1:
                 self._byte_ids[self.tokens[i]] = i
+
+    def trial_setting(self, limits: Mapping[str, int | bool]) -> str:
+        """What the trial process must know of this vocabulary, and the limits it keeps, as JSON."""
+        return json.dumps(
+            {
+                "limits": dict(limits),
+                "vocab_size": len(self.tokens),
+                "special": {i: self.tokens[i].decode() for i in self.special_token_ids},
+                "end": self.eos_token_id,
+            }
+        )
 
     def __call__(self, text: str) -> list[int]:
         """The tokens a grammar's forced text is written with: the model's own, if they spell it.

@@ -43,6 +43,8 @@ def chat_request(request: CountTokensRequest) -> ChatCompletionRequest:
     messages = chat_messages(request.messages)
     if request.system:
         messages.insert(0, ChatMessage(role="system", content=_text(request.system)))
+    if not messages:
+        raise bad_request("The messages hold no content.", param="messages")
     fields: dict[str, Any] = {"model": request.model, "messages": messages}
     if messages[-1].role == "assistant" and not messages[-1].tool_calls:
         fields |= {"continue_final_message": True, "add_generation_prompt": False}

@@ -12,6 +12,7 @@ from stoker.api.openai import TokenLogprob
 from stoker.api.response_events import ErrorEvent, ErrorPayload, Event, ResponseEvent
 from stoker.api.response_items import ItemStatus, OutputItem
 from stoker.api.responses import (
+    FailureCode,
     IncompleteDetails,
     InputTokensDetails,
     OutputTokensDetails,
@@ -115,7 +116,8 @@ class ResponseBuilder:
                 ),
             )
         )
-        failure = ResponseError(code=info.code or info.type, message=info.message)
+        code: FailureCode = "invalid_prompt" if error.status < 500 else "server_error"
+        failure = ResponseError(code=code, message=info.message)
         return self._end("failed", error=failure)
 
     def cancel(self) -> list[bytes]:

@@ -91,12 +91,11 @@ def chat_request(request: ResponsesRequest, items: Sequence[InputItem]) -> ChatC
     }
     if request.tools:
         fields["tools"] = [tool.for_chat() for tool in request.tools]
-        choice = request.tool_choice
-        fields["tool_choice"] = (
-            {"type": "function", "function": {"name": choice.name}}
-            if isinstance(choice, NamedTool)
-            else choice
-        )
+    choice = request.tool_choice
+    if isinstance(choice, NamedTool):
+        fields["tool_choice"] = {"type": "function", "function": {"name": choice.name}}
+    else:
+        fields["tool_choice"] = choice
     if request.text is not None:
         fields["response_format"] = request.text.format.for_chat()
     variables = dict(request.chat_template_kwargs or {})
