@@ -26,26 +26,31 @@ const AttentionKernels& attention_kernels(Isa isa) {
 }
 
 AttentionShape attention_shape(KVType type, int head_dim, int group, float scale, float softcap) {
+  const auto aligned = [](size_t bytes) { return (bytes + 63) / 64 * 64; };
   const size_t padded = static_cast<size_t>(head_dim + 15) / 16 * 16;
-  const size_t element = type == KVType::bf16 ? 2 : 4;
-  const size_t keys = static_cast<size_t>(head_dim) * kBlockTokens * element;
-  const size_t values = padded * kBlockTokens * element;
-  const size_t value_offset = (keys + 63) / 64 * 64;
-  return {.type = type,
-          .head_dim = head_dim,
-          .padded_dim = static_cast<int>(padded),
-          .group = group,
-          .scale = scale,
-          .softcap = softcap,
-          .value_offset = value_offset,
-          .head_bytes = value_offset + values};
+  const size_t number = type == KVType::int8 ? 1 : type == KVType::bf16 ? 2 : 4;
+  const size_t scales = type == KVType::int8 ? kBlockTokens * sizeof(float) : 0;
+  AttentionShape shape{.type = type,
+                       .head_dim = head_dim,
+                       .padded_dim = static_cast<int>(padded),
+                       .group = group,
+                       .scale = scale,
+                       .softcap = softcap,
+                       .key_scale_offset = aligned(head_dim * kBlockTokens * number),
+                       .value_offset = 0,
+                       .value_scale_offset = 0,
+                       .head_bytes = 0};
+  shape.value_offset = shape.key_scale_offset + scales;
+  shape.value_scale_offset = shape.value_offset + padded * kBlockTokens * number;
+  shape.head_bytes = shape.value_scale_offset + scales;
+  return shape;
 }
 
 // Scores, probabilities and packed queries of an item, its running results and one partition's.
 size_t attention_scratch_bytes(const AttentionShape& shape) {
   const size_t rows = kItemRows > shape.group ? kItemRows : shape.group;
   const size_t words = rows * (2 * kPartitionTokens + static_cast<size_t>(shape.head_dim) +
-                               2 * static_cast<size_t>(shape.padded_dim) + 4);
+                               2 * static_cast<size_t>(shape.padded_dim) + 6);
   return (words * sizeof(float) + 63) / 64 * 64;
 }
 

@@ -1,10 +1,13 @@
 // Paged attention: what it is told and how the key-value cache lies in memory.
 //
 // The cache is made of blocks of 16 tokens. For one layer, block and key-value head there is first
-// K, then V, both in 32-bit words that hold one float32 or two bfloat16:
+// K, then V, both in words that hold one float32, two bfloat16 or two 8-bit integers:
 //
-//   K  [head_dim / step][16 tokens]       step = 1 (float32) or 2 (bfloat16: two dimensions a word)
-//   V  [16 / step][padded head_dim]       (bfloat16: two tokens a word)
+//   K  [head_dim / step][16 tokens]       step = 1 (float32) or 2 (two dimensions a word)
+//   V  [16 / step][padded head_dim]       (two tokens a word)
+//
+// 8-bit integers are followed by the float32 scales [16 tokens] of K, and those of V: a token's
+// key is rounded with scale max|k| / 127, its value likewise.
 //
 // so that one vector holds the same dimensions of the sixteen tokens (scores) or the same tokens
 // of sixteen dimensions (values).
@@ -13,7 +16,8 @@
 // with its own maximum and sum (as in FlashAttention, Dao et al. 2022, and its split decoding),
 // and merged in ascending order. What is computed for a query depends on its position and the
 // cache alone, so decode, any chunking of a prompt and any number of threads give the same bits.
-// bfloat16 products follow VDPBF16PS (isa/simd.h), so every instruction set gives them too.
+// bfloat16 products follow VDPBF16PS (isa/simd.h) and sums of integers are exact, so every
+// instruction set gives them too.
 #pragma once
 
 #include <cstddef>
@@ -31,7 +35,7 @@ inline constexpr int kItemRows = 64;
 inline constexpr int kMaxGroup = 128;
 inline constexpr int kMaxHeadDim = 1024;
 
-enum class KVType : int { bf16, fp32 };
+enum class KVType : int { bf16, fp32, int8 };
 
 struct AttentionShape {
   KVType type;
@@ -40,8 +44,9 @@ struct AttentionShape {
   int group;         // query heads that share a key-value head
   float scale;
   float softcap;     // 0: none
-  size_t value_offset;  // bytes from K to V
-  size_t head_bytes;    // bytes of K and V of one head of one block
+  // Bytes from the start of one head of one block to the scales of K, to V and to its scales, and
+  // to the end. Scales are there for 8-bit integers alone.
+  size_t key_scale_offset, value_offset, value_scale_offset, head_bytes;
 };
 
 AttentionShape attention_shape(KVType type, int head_dim, int group, float scale, float softcap);

@@ -15,8 +15,9 @@ Activation activation_from(const std::string& name) {
 KVType kv_type_from(const std::string& name) {
   if (name == "bfloat16") return KVType::bf16;
   if (name == "float32") return KVType::fp32;
+  if (name == "int8") return KVType::int8;
   throw std::invalid_argument("unknown type of key-value cache '" + name +
-                              "'; expected bfloat16 or float32");
+                              "'; expected bfloat16, float32 or int8");
 }
 
 Isa isa_from(const std::string& name) {

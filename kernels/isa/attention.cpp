@@ -1,47 +1,13 @@
 // Paged attention (see attention.h for the layout and the order of the arithmetic).
 #include "attention.h"
 
-#include "simd.h"
+#include "attention_tiles.h"
 
 namespace stoker::STOKER_ISA {
 extern const AttentionKernels attention_kernels;
 namespace {
 
-#if defined(STOKER_SIMD_512)
-constexpr int kRowTile = 8;     // rows whose scores are computed together
-constexpr int kValueRows = 4;   // rows × vectors of values summed together
-constexpr int kValueVecs = 4;
-#else
-constexpr int kRowTile = 4;
-constexpr int kValueRows = 2;
-constexpr int kValueVecs = 2;
-#endif
 constexpr int kChunkBlocks = 8;   // blocks of the cache that all rows of an item pass over together
-
-// One word of each lane, multiplied and added: float32, or a pair of bfloat16.
-template <KVType kType>
-struct Element;
-template <>
-struct Element<KVType::bf16> {
-  static constexpr int kStep = 2;
-  STOKER_INLINE Vec dot(Vec acc, Words a, Words b) { return dot_pairs(acc, a, b); }
-  // n numbers as words; `scratch` holds as many floats, rounded up to 16.
-  STOKER_INLINE const uint32_t* pack_row(const float* x, int n, float* scratch) {
-    auto* halves = reinterpret_cast<uint16_t*>(scratch);
-    int i = 0;
-    for (; i + kLanes <= n; i += kLanes) store_bf16(halves + i, load(x + i));
-    if (i < n) store_bf16(halves + i, load_first(x + i, n - i));
-    return reinterpret_cast<const uint32_t*>(scratch);
-  }
-};
-template <>
-struct Element<KVType::fp32> {
-  static constexpr int kStep = 1;
-  STOKER_INLINE Vec dot(Vec acc, Words a, Words b) { return fma(as_floats(a), as_floats(b), acc); }
-  STOKER_INLINE const uint32_t* pack_row(const float* x, int, float*) {
-    return reinterpret_cast<const uint32_t*>(x);
-  }
-};
 
 // An item's scratch memory.
 struct Scratch {
@@ -54,6 +20,8 @@ struct Scratch {
   float* sum;
   float* part_max;    // [rows] of one partition
   float* part_sum;
+  float* q_scale;     // [rows] what products with the packed query are to be multiplied with
+  float* part_scale;  // [rows] likewise of one partition's weighted values
 };
 
 Scratch lay_out(const AttentionShape& shape, void* memory) {
@@ -74,245 +42,83 @@ Scratch lay_out(const AttentionShape& shape, void* memory) {
   s.sum = next + rows;
   s.part_max = next + 2 * rows;
   s.part_sum = next + 3 * rows;
+  s.q_scale = next + 4 * rows;
+  s.part_scale = next + 5 * rows;
   return s;
-}
-
-// Where the keys and values of a partition's blocks lie.
-struct Blocks {
-  const uint32_t* keys[kPartitionBlocks];
-  const uint32_t* values[kPartitionBlocks];
-};
-
-// scores[r][16 b + t] = q_r · k of token t of block b, for R rows and B blocks from `first` on.
-// A lone query waits for memory more than it computes: with `fetch`, the values of these blocks
-// and the keys of the next ones are on their way meanwhile.
-template <KVType kType, int R, int B>
-STOKER_INLINE void score_tile(const uint32_t* q, const Blocks& blocks, int first, int end,
-                              int steps, bool fetch, float* scores) {
-  using E = Element<kType>;
-  const uint32_t *keys[B], *next[B], *values[B];
-  for (int b = 0; b < B; ++b) {
-    keys[b] = blocks.keys[first + b];
-    values[b] = blocks.values[first + b];
-    next[b] = blocks.keys[first + B + b < end ? first + B + b : end - 1];
-  }
-  Vec acc[R][B];
-  for (int r = 0; r < R; ++r)
-    for (int b = 0; b < B; ++b) acc[r][b] = splat(0.0f);
-  for (int i = 0; i < steps; ++i) {
-    Words k[B];
-    for (int b = 0; b < B; ++b) k[b] = load_words(keys[b] + i * kBlockTokens);
-    if (fetch)
-      for (int b = 0; b < B; ++b) {
-        __builtin_prefetch(next[b] + i * kBlockTokens);
-        __builtin_prefetch(values[b] + i * kBlockTokens);
-      }
-    for (int r = 0; r < R; ++r) {
-      const Words x = splat_word(q[i * R + r]);
-      for (int b = 0; b < B; ++b) acc[r][b] = E::dot(acc[r][b], x, k[b]);
-    }
-  }
-  for (int r = 0; r < R; ++r)
-    for (int b = 0; b < B; ++b)
-      store(scores + r * kPartitionTokens + (first + b) * kBlockTokens, acc[r][b]);
-}
-
-template <KVType kType, int R>
-void score_rows(const uint32_t* q, const Blocks& blocks, int begin, int end, int steps, bool fetch,
-                float* scores) {
-#if defined(STOKER_SIMD_512)
-  constexpr int kBlocks = R <= 4 ? 4 : 2;
-#else
-  constexpr int kBlocks = R <= 2 ? 2 : 1;
-#endif
-  int b = begin;
-  if (fetch)
-    for (; b + kBlocks <= end; b += kBlocks)
-      score_tile<kType, R, kBlocks>(q, blocks, b, end, steps, true, scores);
-  else
-    for (; b + kBlocks <= end; b += kBlocks)
-      score_tile<kType, R, kBlocks>(q, blocks, b, end, steps, false, scores);
-  for (; b < end; ++b) score_tile<kType, R, 1>(q, blocks, b, end, steps, fetch, scores);
-}
-
-// For R rows (1 … kRowTile) whose packed queries lie at q.
-template <KVType kType>
-void score(int rows, const uint32_t* q, const Blocks& blocks, int begin, int end, int steps,
-           bool fetch, float* scores) {
-  switch (rows) {
-    case 1: return score_rows<kType, 1>(q, blocks, begin, end, steps, fetch, scores);
-    case 2: return score_rows<kType, 2>(q, blocks, begin, end, steps, fetch, scores);
-    case 3: return score_rows<kType, 3>(q, blocks, begin, end, steps, fetch, scores);
-    case 4: return score_rows<kType, 4>(q, blocks, begin, end, steps, fetch, scores);
-#if defined(STOKER_SIMD_512)
-    case 5: return score_rows<kType, 5>(q, blocks, begin, end, steps, fetch, scores);
-    case 6: return score_rows<kType, 6>(q, blocks, begin, end, steps, fetch, scores);
-    case 7: return score_rows<kType, 7>(q, blocks, begin, end, steps, fetch, scores);
-    case 8: return score_rows<kType, 8>(q, blocks, begin, end, steps, fetch, scores);
-#endif
-  }
 }
 
 constexpr float kLog2E = 1.44269504f;
 
-// Turns a row's scores of the visible tokens [begin, end) of a partition into weights
-// 2^(score · log2 e - max), zero for the other tokens of the blocks touched.
+// Turns a row's scores of the visible tokens of a partition into weights 2^(score · log2 e - max),
+// as words, zero for the other tokens of the blocks touched. 8-bit values have a scale for each
+// token, which goes into its weight; the weights are then rounded to integers, and *part_scale is
+// what the sums of values are to be multiplied with.
 template <KVType kType>
-STOKER_INLINE void softmax_row(const AttentionShape& shape, float* scores, int begin, int end,
-                               uint32_t* weights, float* row_max, float* row_sum) {
-  const int first = begin / kBlockTokens, last = (end - 1) / kBlockTokens;
-  const Vec hidden = splat(-__builtin_inff());
+STOKER_INLINE void softmax_row(const AttentionShape& shape, const Blocks& blocks, float q_scale,
+                               Visible visible, float* scores, uint32_t* weights, float* row_max,
+                               float* row_sum, float* part_scale) {
+  const int first = visible.begin / kBlockTokens, last = (visible.end - 1) / kBlockTokens;
+  const Vec hidden = splat(-__builtin_inff()), zero = splat(0.0f);
+  const auto at = [&](int b) { return scores + b * kBlockTokens; };
+  // Only the first and the last block may hold tokens that are not seen.
+  const int last_end = visible.end - last * kBlockTokens;
+  const Mask seen_first = lanes_between(visible.begin - first * kBlockTokens,
+                                        first < last ? kBlockTokens : last_end);
+  const Mask seen_last =
+      lanes_between(first < last ? 0 : visible.begin - first * kBlockTokens, last_end);
+
   Vec scale = splat(shape.scale * kLog2E);
-  if (shape.softcap > 0) {
+  if (kType == KVType::int8 || shape.softcap > 0) {
     for (int b = first; b <= last; ++b) {
-      float* s = scores + b * kBlockTokens;
-      store(s, splat(shape.softcap * kLog2E) * tanh(load(s) * splat(shape.scale / shape.softcap)));
+      Vec x = load(at(b)) * splat(q_scale * shape.scale);
+      if constexpr (kType == KVType::int8) x = x * load(blocks.key_scales[b]);
+      if (shape.softcap > 0) x = splat(shape.softcap) * tanh(x / splat(shape.softcap));
+      store(at(b), x * splat(kLog2E));
     }
     scale = splat(1.0f);
   }
-  // Only the first and the last block may hold tokens that are not seen.
-  const Mask seen_first = lanes_between(
-      begin - first * kBlockTokens, first < last ? kBlockTokens : end - first * kBlockTokens);
-  const Mask seen_last =
-      lanes_between(first < last ? 0 : begin - first * kBlockTokens, end - last * kBlockTokens);
-  const auto scaled = [&](int b) { return load(scores + b * kBlockTokens) * scale; };
+  const auto scaled = [&](int b) { return load(at(b)) * scale; };
   Vec top = max(select(seen_first, scaled(first), hidden), select(seen_last, scaled(last), hidden));
   for (int b = first + 1; b < last; ++b) top = max(scaled(b), top);
   const float maximum = reduce_max(top);
 
   const Vec below = splat(-maximum);
-  const auto weigh = [&](int b, Vec p) {
-    if constexpr (kType == KVType::bf16)  // the sum is of what is multiplied
-      return store_rounded(reinterpret_cast<uint16_t*>(weights) + b * kBlockTokens, p);
-    store_words(weights + b * kBlockTokens, as_words(p));
+  const auto power = [&](int b) {
+    const Vec x = fma(load(at(b)), scale, below);
+    return kType == KVType::fp32 ? exp2(x) : exp2_rough(x);
+  };
+  Vec top_weight = zero, weight_sum = zero;
+  // Stores the weights of a block and returns what they add to the sum.
+  const auto weigh = [&](int b, Vec p, Mask seen) {
+    if constexpr (kType == KVType::bf16) {
+      // The sum is of what is multiplied.
+      p = store_rounded(reinterpret_cast<uint16_t*>(weights) + b * kBlockTokens, p);
+    } else if constexpr (kType == KVType::fp32) {
+      store_words(weights + b * kBlockTokens, as_words(p));
+    } else {
+      const Vec weight = select(seen, p * load(blocks.value_scales[b]), zero);
+      top_weight = max(weight, top_weight);
+      weight_sum = weight_sum + weight;
+      store(at(b), weight);
+    }
     return p;
   };
-  const auto power = [&](int b) {
-    const Vec x = fma(load(scores + b * kBlockTokens), scale, below);
-    return kType == KVType::bf16 ? exp2_rough(x) : exp2(x);
-  };
-  Vec sum = weigh(first, select(seen_first, power(first), splat(0.0f)));
-  for (int b = first + 1; b < last; ++b) sum = sum + weigh(b, power(b));
-  if (first < last) sum = sum + weigh(last, select(seen_last, power(last), splat(0.0f)));
+  const Mask all = lanes_between(0, kBlockTokens);
+  Vec sum = weigh(first, select(seen_first, power(first), zero), seen_first);
+  for (int b = first + 1; b < last; ++b) sum = sum + weigh(b, power(b), all);
+  if (first < last) sum = sum + weigh(last, select(seen_last, power(last), zero), seen_last);
   *row_max = maximum;
   *row_sum = reduce_add(sum);
-}
-
-// out[r][16 v …] += Σ weights[r][t] · values[t], tokens [begin, end) in ascending order; both are
-// multiples of the step.
-template <KVType kType, int R, int V>
-STOKER_INLINE void value_tile(const uint32_t* weights, const uint32_t* const* values, int padded,
-                              int begin, int end, float* out) {
-  using E = Element<kType>;
-  constexpr int kWords = kPartitionTokens / E::kStep, kBlockWords = kBlockTokens / E::kStep;
-  Vec acc[R][V];
-  for (int r = 0; r < R; ++r)
-    for (int v = 0; v < V; ++v) acc[r][v] = load(out + r * padded + v * kLanes);
-  for (int i = begin / E::kStep; i < end / E::kStep;) {
-    const uint32_t* block = values[i / kBlockWords];
-    int stop = (i / kBlockWords + 1) * kBlockWords;
-    if (stop > end / E::kStep) stop = end / E::kStep;
-    for (const int base = i / kBlockWords * kBlockWords; i < stop; ++i) {
-      Words x[V];
-      for (int v = 0; v < V; ++v) x[v] = load_words(block + (i - base) * padded + v * kLanes);
-      for (int r = 0; r < R; ++r) {
-        const Words w = splat_word(weights[r * kWords + i]);
-        for (int v = 0; v < V; ++v) acc[r][v] = E::dot(acc[r][v], w, x[v]);
-      }
-    }
+  *part_scale = 1.0f;
+  if constexpr (kType == KVType::int8) {
+    const Rounding rounding = rounding_to(reduce_max(top_weight), Element<kType>::kMostWeight);
+    for (int b = first; b <= last; ++b)
+      store_u16(reinterpret_cast<uint16_t*>(weights) + b * kBlockTokens,
+                round_to_int(load(at(b)) * splat(rounding.inverse)));
+    // A value that is not a number shows in the sum, if in nothing else.
+    const float total = reduce_add(weight_sum);
+    *part_scale = rounding.scale + (total - total);
   }
-  for (int r = 0; r < R; ++r)
-    for (int v = 0; v < V; ++v) store(out + r * padded + v * kLanes, acc[r][v]);
-}
-
-template <KVType kType, int R>
-void value_rows(const uint32_t* weights, const uint32_t* const* values, int padded, int begin,
-                int end, float* out) {
-  const uint32_t* shifted[kPartitionBlocks];
-  const int first = begin / kBlockTokens, last = (end - 1) / kBlockTokens;
-  int d = 0;
-  for (; d + kValueVecs * kLanes <= padded; d += kValueVecs * kLanes) {
-    for (int b = first; b <= last; ++b) shifted[b] = values[b] + d;
-    value_tile<kType, R, kValueVecs>(weights, shifted, padded, begin, end, out + d);
-  }
-  for (; d < padded; d += kLanes) {
-    for (int b = first; b <= last; ++b) shifted[b] = values[b] + d;
-    value_tile<kType, R, 1>(weights, shifted, padded, begin, end, out + d);
-  }
-}
-
-// One token whose partner in the word must not be read: it may never have been written, and zero
-// times what lies there need not be zero.
-STOKER_INLINE void add_half(const uint32_t* weights, const uint32_t* const* values, int padded,
-                            int token, float* out) {
-  const uint32_t* v = values[token / kBlockTokens] + token % kBlockTokens / 2 * padded;
-  const uint32_t keep = token % 2 ? 0xffff0000u : 0xffffu;
-  const Words w = splat_word(weights[token / 2] & keep);
-  for (int d = 0; d < padded; d += kLanes)
-    store(out + d, dot_pairs(load(out + d), w, load_words(v + d) & splat_word(keep)));
-}
-
-// One row, tokens [begin, end) of the partition.
-template <KVType kType>
-STOKER_INLINE void value_row(const uint32_t* weights, const uint32_t* const* values, int padded,
-                             int begin, int end, float* out) {
-  if constexpr (kType == KVType::bf16) {
-    if (begin < end && begin % 2) add_half(weights, values, padded, begin++, out);
-    const int even = end / 2 * 2;
-    if (begin < even) value_rows<kType, 1>(weights, values, padded, begin, even, out);
-    if (begin < end && end % 2) add_half(weights, values, padded, end - 1, out);
-  } else {
-    if (begin < end) value_rows<kType, 1>(weights, values, padded, begin, end, out);
-  }
-}
-
-struct Visible {
-  int begin, end;  // tokens, relative to the partition
-};
-
-// All rows of a tile: the tokens that all of them see together, those before and after by row.
-template <KVType kType, int R>
-void value_group(const uint32_t* weights, const uint32_t* const* values, int padded,
-                 const Visible* visible, float* out) {
-  constexpr int kStep = Element<kType>::kStep, kWords = kPartitionTokens / kStep;
-  int from = 0, to = kPartitionTokens;
-  for (int r = 0; r < R; ++r) {
-    if (visible[r].begin > from) from = visible[r].begin;
-    if (visible[r].end < to) to = visible[r].end;
-  }
-  from = (from + kStep - 1) / kStep * kStep;
-  to = to / kStep * kStep;
-  if (from >= to) from = to = kPartitionTokens;  // nothing in common: all of it by row
-  for (int r = 0; r < R; ++r)
-    value_row<kType>(weights + r * kWords, values, padded, visible[r].begin,
-                     visible[r].end < from ? visible[r].end : from, out + r * padded);
-  if (from == to) return;
-  value_rows<kType, R>(weights, values, padded, from, to, out);
-  for (int r = 0; r < R; ++r)
-    value_row<kType>(weights + r * kWords, values, padded, to, visible[r].end, out + r * padded);
-}
-
-template <KVType kType>
-STOKER_INLINE void weigh_values(int rows, const uint32_t* weights, const uint32_t* const* values,
-                                int padded, const Visible* visible, float* out) {
-  constexpr int kWords = kPartitionTokens / Element<kType>::kStep;
-  int r = 0;
-  for (; r + kValueRows <= rows; r += kValueRows)
-    value_group<kType, kValueRows>(weights + r * kWords, values, padded, visible + r,
-                                   out + r * padded);
-#if defined(STOKER_SIMD_512)
-  if (r + 3 <= rows) {
-    value_group<kType, 3>(weights + r * kWords, values, padded, visible + r, out + r * padded);
-    r += 3;
-  }
-  if (r + 2 <= rows) {
-    value_group<kType, 2>(weights + r * kWords, values, padded, visible + r, out + r * padded);
-    r += 2;
-  }
-#endif
-  for (; r < rows; ++r)
-    value_row<kType>(weights + r * kWords, values, padded, visible[r].begin, visible[r].end,
-                     out + r * padded);
 }
 
 // Adds one partition's result of a row to what is merged so far.
@@ -376,8 +182,12 @@ void attend_partition(const AttentionShape& shape, const AttentionItem& item, in
     const uint8_t* block =
         item.cache +
         static_cast<size_t>(item.block_table[partition * kPartitionBlocks + b]) * item.block_stride;
-    blocks.keys[b] = reinterpret_cast<const uint32_t*>(block);
-    blocks.values[b] = reinterpret_cast<const uint32_t*>(block + shape.value_offset);
+    blocks.keys[b] = block;
+    blocks.values[b] = block + shape.value_offset;
+    if constexpr (kType == KVType::int8) {
+      blocks.key_scales[b] = reinterpret_cast<const float*>(block + shape.key_scale_offset);
+      blocks.value_scales[b] = reinterpret_cast<const float*>(block + shape.value_scale_offset);
+    }
   }
 
   // A few blocks of keys, then of values, serve all rows while they are in the nearest cache.
@@ -394,12 +204,12 @@ void attend_partition(const AttentionShape& shape, const AttentionItem& item, in
   }
   for (int r = 0; r < rows; ++r) {
     s.part_max[r] = -__builtin_inff();
-    s.part_sum[r] = 0.0f;
+    s.part_sum[r] = s.part_scale[r] = 0.0f;
     for (int d = 0; d < padded; d += kLanes) store(s.part + r * padded + d, splat(0.0f));
     if (visible[r].begin < visible[r].end)
-      softmax_row<kType>(shape, s.scores + r * kPartitionTokens, visible[r].begin, visible[r].end,
+      softmax_row<kType>(shape, blocks, s.q_scale[r], visible[r], s.scores + r * kPartitionTokens,
                          s.weights + r * (kPartitionTokens / E::kStep), &s.part_max[r],
-                         &s.part_sum[r]);
+                         &s.part_sum[r], &s.part_scale[r]);
   }
   for (int chunk = first_block; chunk < end_block; chunk += kChunkBlocks) {
     const int begin = chunk * kBlockTokens, end = begin + kChunkBlocks * kBlockTokens;
@@ -411,6 +221,10 @@ void attend_partition(const AttentionShape& shape, const AttentionItem& item, in
     }
     weigh_values<kType>(rows, s.weights, blocks.values, padded, here, s.part);
   }
+  if constexpr (kType == KVType::int8)
+    for (int r = 0; r < rows; ++r)
+      for (int d = r * padded; d < (r + 1) * padded; d += kLanes)
+        store(s.part + d, E::value(E::load_sum(s.part + d)) * splat(s.part_scale[r]));
 }
 
 template <KVType kType>
@@ -429,7 +243,7 @@ void attend_typed(const AttentionShape& shape, const AttentionItem& item, void* 
     for (int r = 0; r < count; ++r) {
       const float* q = item.q + (tile + r) / group * item.q_stride +
                        static_cast<ptrdiff_t>((tile + r) % group) * shape.head_dim;
-      const uint32_t* words = E::pack_row(q, shape.head_dim, s.part);
+      const uint32_t* words = E::pack_query(q, shape.head_dim, s.part, &s.q_scale[tile + r]);
       for (int i = 0; i < steps; ++i) packed[i * count + r] = words[i];
     }
   }
@@ -468,10 +282,11 @@ void attend_typed(const AttentionShape& shape, const AttentionItem& item, void* 
 }
 
 void attend(const AttentionShape& shape, const AttentionItem& item, void* scratch) {
-  if (shape.type == KVType::bf16)
-    attend_typed<KVType::bf16>(shape, item, scratch);
-  else
-    attend_typed<KVType::fp32>(shape, item, scratch);
+  switch (shape.type) {
+    case KVType::bf16: return attend_typed<KVType::bf16>(shape, item, scratch);
+    case KVType::fp32: return attend_typed<KVType::fp32>(shape, item, scratch);
+    case KVType::int8: return attend_typed<KVType::int8>(shape, item, scratch);
+  }
 }
 
 void merge(const AttentionShape& shape, const float* partials, int partitions, void* scratch,
@@ -490,33 +305,13 @@ void merge(const AttentionShape& shape, const float* partials, int partitions, v
   }
 }
 
-template <KVType kType>
-void write_typed(const AttentionShape& shape, uint8_t* head_block, int slot, const float* k,
-                 const float* v) {
-  using E = Element<kType>;
-  float scratch[kMaxHeadDim];
-  auto* keys = reinterpret_cast<uint32_t*>(head_block);
-  const uint32_t* words = E::pack_row(k, shape.head_dim, scratch);
-  for (int i = 0; i < shape.head_dim / E::kStep; ++i) keys[i * kBlockTokens + slot] = words[i];
-  uint8_t* values = head_block + shape.value_offset;
-  if constexpr (kType == KVType::bf16) {
-    const auto* halves = reinterpret_cast<const uint16_t*>(E::pack_row(v, shape.head_dim, scratch));
-    auto* pairs = reinterpret_cast<uint16_t*>(values) +
-                  static_cast<ptrdiff_t>(slot / 2) * 2 * shape.padded_dim + slot % 2;
-    for (int d = 0; d < shape.head_dim; ++d) pairs[2 * d] = halves[d];
-  } else {
-    float* row = reinterpret_cast<float*>(values) +
-                 static_cast<ptrdiff_t>(slot) * shape.padded_dim;
-    for (int d = 0; d < shape.head_dim; ++d) row[d] = v[d];
-  }
-}
-
 void write(const AttentionShape& shape, uint8_t* head_block, int slot, const float* k,
            const float* v) {
-  if (shape.type == KVType::bf16)
-    write_typed<KVType::bf16>(shape, head_block, slot, k, v);
-  else
-    write_typed<KVType::fp32>(shape, head_block, slot, k, v);
+  switch (shape.type) {
+    case KVType::bf16: return write_element<KVType::bf16>(shape, head_block, slot, k, v);
+    case KVType::fp32: return write_element<KVType::fp32>(shape, head_block, slot, k, v);
+    case KVType::int8: return write_bytes(shape, head_block, slot, k, v);
+  }
 }
 
 }  // namespace

@@ -103,14 +103,19 @@ STOKER_INLINE Words load_u16(const uint16_t* p) {
 STOKER_INLINE void store_u16(uint16_t* p, Words a) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(a.v));
 }
-STOKER_INLINE Vec load_fp16(const uint16_t* p) {
-  return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+// The lowest bytes of the words.
+STOKER_INLINE void store_u8(uint8_t* p, Words a) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a.v));
 }
-// Signed bytes as floats.
-STOKER_INLINE Vec load_int8(const int8_t* p) {
-  return {_mm512_cvtepi32_ps(
-      _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))))};
+// Pairs of signed bytes as pairs of 16-bit integers.
+STOKER_INLINE Words load_byte_pairs(const uint8_t* p) {
+  return {_mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
 }
+// acc + low·low + high·high of pairs of 16-bit integers.
+STOKER_INLINE Words dot_int_pairs(Words acc, Words a, Words b) {
+  return {_mm512_dpwssd_epi32(acc.v, a.v, b.v)};
+}
+STOKER_INLINE Vec to_floats(Words a) { return {_mm512_cvtepi32_ps(a.v)}; }
 
 #elif defined(STOKER_SIMD_256)
 
@@ -216,16 +221,25 @@ STOKER_INLINE void store_u16(uint16_t* p, Words x) {
       _mm256_packus_epi32(_mm256_and_si256(x.a, low), _mm256_and_si256(x.b, low));
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(packed, 0xd8));
 }
-STOKER_INLINE Vec load_fp16(const uint16_t* p) {
+STOKER_INLINE void store_u8(uint8_t* p, Words x) {
+  const __m256i low = _mm256_set1_epi32(0xff);
+  const __m256i halves =
+      _mm256_packus_epi32(_mm256_and_si256(x.a, low), _mm256_and_si256(x.b, low));
+  const __m256i ordered = _mm256_permute4x64_epi64(halves, 0xd8);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                   _mm_packus_epi16(_mm256_castsi256_si128(ordered),
+                                    _mm256_extracti128_si256(ordered, 1)));
+}
+STOKER_INLINE Words load_byte_pairs(const uint8_t* p) {
   const __m256i x = load_256(p);
-  return {_mm256_cvtph_ps(_mm256_castsi256_si128(x)),
-          _mm256_cvtph_ps(_mm256_extracti128_si256(x, 1))};
+  return {_mm256_cvtepi8_epi16(_mm256_castsi256_si128(x)),
+          _mm256_cvtepi8_epi16(_mm256_extracti128_si256(x, 1))};
 }
-STOKER_INLINE Vec load_int8(const int8_t* p) {
-  const __m128i x = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-  return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(x)),
-          _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(x, 8)))};
+STOKER_INLINE Words dot_int_pairs(Words acc, Words x, Words y) {
+  return {_mm256_add_epi32(acc.a, _mm256_madd_epi16(x.a, y.a)),
+          _mm256_add_epi32(acc.b, _mm256_madd_epi16(x.b, y.b))};
 }
+STOKER_INLINE Vec to_floats(Words x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
 
 #else
 
@@ -296,17 +310,28 @@ STOKER_INLINE Words load_u16(const uint16_t* p) { STOKER_LANES(Words, p[i]); }
 STOKER_INLINE void store_u16(uint16_t* p, Words a) {
   for (int i = 0; i < kLanes; ++i) p[i] = static_cast<uint16_t>(a.v[i]);
 }
-STOKER_INLINE float fp16_to_float(uint16_t h) {
-  const uint32_t sign = (h & 0x8000u) << 16, exponent = h >> 10 & 0x1f, mantissa = h & 0x3ff;
-  if (exponent == 0x1f) return bits_float(sign | 0x7f800000u | mantissa << 13);
-  if (exponent == 0) {
-    const float tiny = static_cast<float>(mantissa) * 0x1p-24f;
-    return sign ? -tiny : tiny;
-  }
-  return bits_float(sign | (exponent + 112) << 23 | mantissa << 13);
+STOKER_INLINE void store_u8(uint8_t* p, Words a) {
+  for (int i = 0; i < kLanes; ++i) p[i] = static_cast<uint8_t>(a.v[i]);
 }
-STOKER_INLINE Vec load_fp16(const uint16_t* p) { STOKER_LANES(Vec, fp16_to_float(p[i])); }
-STOKER_INLINE Vec load_int8(const int8_t* p) { STOKER_LANES(Vec, static_cast<float>(p[i])); }
+STOKER_INLINE uint32_t pair_of_bytes(const uint8_t* p) {
+  const auto low = static_cast<uint16_t>(static_cast<int8_t>(p[0]));
+  const auto high = static_cast<uint16_t>(static_cast<int8_t>(p[1]));
+  return low | static_cast<uint32_t>(high) << 16;
+}
+STOKER_INLINE Words load_byte_pairs(const uint8_t* p) {
+  STOKER_LANES(Words, pair_of_bytes(p + 2 * i));
+}
+STOKER_INLINE uint32_t int_pair_product(uint32_t a, uint32_t b) {
+  const int low = static_cast<int16_t>(a) * static_cast<int16_t>(b);
+  const int high = static_cast<int16_t>(a >> 16) * static_cast<int16_t>(b >> 16);
+  return static_cast<uint32_t>(low) + static_cast<uint32_t>(high);
+}
+STOKER_INLINE Words dot_int_pairs(Words acc, Words a, Words b) {
+  STOKER_LANES(Words, acc.v[i] + int_pair_product(a.v[i], b.v[i]));
+}
+STOKER_INLINE Vec to_floats(Words a) {
+  STOKER_LANES(Vec, static_cast<float>(static_cast<int32_t>(a.v[i])));
+}
 #undef STOKER_LANES
 
 #endif
@@ -351,6 +376,11 @@ STOKER_INLINE Vec dot_pairs(Vec acc, Words a, Words b) {
   const Vec odd = fma(as_floats(a & high), as_floats(b & high), acc);
   return fma(as_floats(shift_left<16>(a)), as_floats(shift_left<16>(b)), odd);
 #endif
+}
+
+// To the nearest integer, ties to even, for magnitudes below 2^22.
+STOKER_INLINE Words round_to_int(Vec a) {
+  return as_words(a + splat(0x1.8p23f)) + splat_word(0u - 0x4b400000u);
 }
 
 // Sum of the lanes: halves, quarters, pairs, neighbours. The greatest lane likewise.

@@ -13,6 +13,7 @@ Int32Array = NDArray[np.int32]
 
 ISAS = _kernels.available_isas()
 BLOCK = 16
+DTYPES = ["float32", "bfloat16", "int8"]
 
 
 class Case:
@@ -64,6 +65,8 @@ class Case:
         q, k, v = self.q, self.k, self.v
         if dtype == "bfloat16":
             q, k, v = bfloat16(q), bfloat16(k), bfloat16(v)
+        elif dtype == "int8":
+            k, v = int8(k), int8(v)
         queries, heads, dim = q.shape
         context, kv_heads, _ = k.shape
         grouped = q.astype(np.float64).reshape(queries, kv_heads, heads // kv_heads, dim)
@@ -87,6 +90,13 @@ def bfloat16(x: Float32Array) -> Float32Array:
     bits = x.view(np.uint32).astype(np.uint64)
     rounded = (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000
     return rounded.astype(np.uint32).view(np.float32)
+
+
+def int8(x: Float32Array) -> Float32Array:
+    """Each token and head rounded to 8 bits with a scale of its own."""
+    scale = np.abs(x).max(axis=-1, keepdims=True) / np.float32(127)
+    rounded: Float32Array = np.round(x / scale) * scale
+    return rounded
 
 
 CASES = [
@@ -119,9 +129,14 @@ class TestAgainstNumPy:
         limit = 2**-8 * np.abs(case.v).max()
         np.testing.assert_allclose(computed, case.expected("bfloat16"), atol=limit, rtol=0)
 
+    def test_int8(self, case: Case) -> None:
+        """Beside keys and values, queries are rounded to 15 bits and weights to 16."""
+        computed = case.computed(ISAS[-1], "int8")
+        np.testing.assert_allclose(computed, case.expected("int8"), atol=2e-3, rtol=0)
+
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", DTYPES)
 class TestBitForBit:
     @pytest.mark.parametrize("isa", ISAS)
     def test_instruction_sets(self, case: Case, dtype: str, isa: str) -> None:
@@ -151,7 +166,7 @@ class TestBitForBit:
         )
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("isa", ISAS)
 def test_a_later_token_that_is_not_a_number_does_not_reach_an_earlier_query(
     isa: str, dtype: str

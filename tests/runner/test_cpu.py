@@ -125,6 +125,12 @@ def test_quantized_weights_stay_close(weight_format: Any) -> None:
     check_close(computed, expected, {"q8": 0.06, "q4": 0.6}[weight_format])
 
 
+def test_an_8_bit_cache_stays_close() -> None:
+    of, part = spec(), (tokens(300), 0, scattered(300, BLOCKS))
+    expected = logprobs(ReferenceRunner(of, weights(of), CacheConfig(BLOCKS)), part)
+    check_close(logprobs(runner(of, dtype="int8"), part), expected, 0.06)
+
+
 RULE_SPECS = {
     "llama": spec(),
     "gemma": spec(
@@ -140,6 +146,7 @@ FORMATS: list[dict[str, Any]] = [
     {"weight_format": "q4", "dtype": "bfloat16"},
     {"weight_format": "q8", "dtype": "float32"},
     {"weight_format": "bf16", "dtype": "bfloat16"},
+    {"weight_format": "q8", "dtype": "int8"},
 ]
 
 
@@ -250,7 +257,7 @@ class TestCache:
         embedding = tensors["embed.weight"].dequantize().copy()
         embedding[130] = np.nan
         tensors["embed.weight"] = float_tensor(embedding)
-        for dtype in ("float32", "bfloat16"):
+        for dtype in ("float32", "bfloat16", "int8"):
             model, prompt = runner(of, tensors, dtype=dtype), tokens(21, 130)
             fresh = logprobs(model, (prompt, 0, ids(3, 4)))
             poison = np.full(32, 130, np.int32)

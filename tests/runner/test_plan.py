@@ -42,3 +42,5 @@ def test_a_block_holds_keys_and_values_of_all_layers() -> None:
     elements = 5 * 2 * 16 * (64 + 64)
     assert cpu_memory(of, weights(of), kv_dtype="bfloat16", **limits).block == elements * 2
     assert cpu_memory(of, weights(of), kv_dtype="float32", **limits).block == elements * 4
+    scales = 5 * 2 * 16 * 2 * 4
+    assert cpu_memory(of, weights(of), kv_dtype="int8", **limits).block == elements + scales
