@@ -28,11 +28,11 @@ def server() -> Iterator[RunningServer]:
 
 @pytest.fixture(scope="module")
 def client(server: RunningServer) -> Iterator[openai.OpenAI]:
-    def note(request: httpx.Request) -> None:
+    def note(request: Any) -> None:
         ASKED.add((request.method, request.url.path))
 
     with (
-        httpx.Client(event_hooks={"request": [note]}, timeout=60) as http,
+        openai.DefaultHttpxClient(event_hooks={"request": [note]}, timeout=60) as http,
         openai.OpenAI(
             base_url=f"{server.url}/v1", api_key="none", max_retries=0, http_client=http
         ) as client,
