@@ -5,8 +5,8 @@
 
 A step is what an engine asks of the runner: a token for each of so many sequences, or one chunk of
 a prompt. Of each part the fastest of many is shown, since other programs only ever slow it down.
-Beside a matrix product stand the weights that it reads and its multiply-adds per second, each with its
-share of the ceilings, which are measured here too: reading memory of the weights' size, and the
+Beside a matrix product stand the weights that it reads and its multiply-adds per second, each with
+its share of the ceilings, which are measured here too: reading memory of the weights' size, and the
 best multiplying instruction on registers alone.
 """
 
@@ -25,7 +25,6 @@ from rich.table import Table
 
 from stoker import _kernels
 from stoker.model.loader import LoadedModel, open_model
-from stoker.model.spec import ModelSpec
 from stoker.model.store import resolve
 from stoker.model.tokenizer import Tokenizer
 from stoker.model.weights.names import weight_shapes

@@ -321,29 +321,31 @@ void Forward::mlp_block(int layer, int thread, StepClock& clock) {
 
 // The gate's and the up projection's outputs of a tile meet in cache and leave it rounded.
 void Forward::mlp_tiles(const LayerWeights& w, const Rounded& in, int thread) {
-  constexpr ptrdiff_t kStride = kMlpTilePanels * kPanelRows;
+  const int most_rows = std::min(kMlpTileRows, batch_->tokens);
+  const int most_panels = kMlpTileOutputs / (most_rows * 2 * kPanelRows) * 2;
+  const ptrdiff_t stride = most_panels * kPanelRows;
   const ThreadWorkspace mine = space_.thread(thread);
   const Rounded out =
       space_.rounded(space_.inner, batch_->tokens, config_.intermediate_size);
   // In units of two panels, the 32 columns that are rounded together.
   const Share pairs = share_of((w.up.panels() + 1) / 2, thread, pool_.size());
   const int panel_end = std::min(pairs.end * 2, w.up.panels());
-  for (int top = 0; top < batch_->tokens; top += kMlpTileRows) {
-    const int rows = std::min(kMlpTileRows, batch_->tokens - top);
-    for (int panel = pairs.begin * 2; panel < panel_end; panel += kMlpTilePanels) {
-      const int panels = std::min(kMlpTilePanels, panel_end - panel), col = panel * kPanelRows;
+  for (int top = 0; top < batch_->tokens; top += most_rows) {
+    const int rows = std::min(most_rows, batch_->tokens - top);
+    for (int panel = pairs.begin * 2; panel < panel_end; panel += most_panels) {
+      const int panels = std::min(most_panels, panel_end - panel), col = panel * kPanelRows;
       const int cols = std::min(panels * kPanelRows, config_.intermediate_size - col);
       // Outputs are written at their own row and column, seen from a tile that starts at both.
-      const ptrdiff_t origin = top * kStride + col;
+      const ptrdiff_t origin = top * stride + col;
       product({&w.up, &w.up_bias, 0}, in, top, top + rows, panel, panel + panels,
-              mine.up - origin, kStride);
+              mine.up - origin, stride);
       if (config_.gated)
         product({&w.gate, nullptr, 0}, in, top, top + rows, panel, panel + panels,
-                mine.gate - origin, kStride);
+                mine.gate - origin, stride);
       for (int m = 0; m < rows; ++m) {
-        float* up = mine.up + m * kStride;
+        float* up = mine.up + m * stride;
         if (config_.gated)
-          ops_.gate(config_.activation, mine.gate + m * kStride, up, cols, up);
+          ops_.gate(config_.activation, mine.gate + m * stride, up, cols, up);
         else
           ops_.activate(config_.activation, cols, up);
         round_part(up, top + m, col, cols, out);
