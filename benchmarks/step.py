@@ -69,12 +69,19 @@ def work_of(model: LoadedModel, weight_format: WeightFormat | None) -> dict[str,
         parts[part] = [n for n in shapes if n.split(".")[-2] in matrices and n.endswith("weight")]
     result = {}
     for part, names in parts.items():
-        sizes = [
-            _kernels.packed_size(model.weights[n].type, *shapes[n], format=weight_format)[0]
-            for n in names
-        ]
-        result[part] = Work(sum(math.prod(shapes[n]) for n in names), sum(sizes))
+        nbytes = 0
+        for name in names:
+            rows, cols = shapes[name]
+            nbytes += _kernels.packed_size(model.weights[name].type, rows, cols, weight_format)[0]
+        result[part] = Work(sum(math.prod(shapes[n]) for n in names), nbytes)
     return result
+
+
+def computes_in_bf16(model: LoadedModel, weight_format: WeightFormat | None) -> bool:
+    """Whether most products are of bfloat16: of mixed files the layers' matrices decide."""
+    if weight_format is not None:
+        return weight_format == "bf16"
+    return model.weights["layers.0.up.weight"].type in ("F32", "F16", "BF16")
 
 
 def text_ids(model: LoadedModel, path: Path, count: int) -> list[int]:
@@ -210,15 +217,8 @@ def main() -> None:
     work = work_of(model, options.weight_format)
     megabytes = sum(w.bytes for w in work.values()) / 1e6
     ceilings = measure(megabytes, isa=options.isa, threads=options.threads)
-    # Where some matrices are bfloat16 and others not, the quantized ones are most.
-    bits16 = {
-        n: model.weights[n].type for n in weight_shapes(model.spec) if n.endswith("up.weight")
-    }
-    peak = ceilings.int8_gmac_per_s
-    if options.weight_format == "bf16" or (
-        options.weight_format is None and set(bits16.values()) & {"F32", "F16", "BF16"}
-    ):
-        peak = ceilings.bf16_gmac_per_s
+    bf16 = computes_in_bf16(model, options.weight_format)
+    peak = ceilings.bf16_gmac_per_s if bf16 else ceilings.int8_gmac_per_s
     console = Console(width=100)
     console.print(
         f"{path.name}: {megabytes:.0f} MB of weights, {options.isa}, {options.threads} threads; "
