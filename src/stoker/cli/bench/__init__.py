@@ -1,0 +1,13 @@
+"""`stoker bench`: how fast a server, or the engine itself, is."""
+
+from __future__ import annotations
+
+import typer
+
+from stoker.cli.bench.serve import serve
+
+app = typer.Typer(
+    help="Measure a server (serve), or the engine by itself (throughput, latency, startup).",
+    no_args_is_help=True,
+)
+app.command("serve")(serve)
