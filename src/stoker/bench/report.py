@@ -91,7 +91,7 @@ class Report:
         row("Peak output token throughput (tok/s):", float(self.peak_output_tokens))
         row("Peak concurrent requests:", float(self.peak_concurrency))
         row("Total token throughput (tok/s):", self._total_tokens / self.duration)
-        for name, spread in self.spreads.items():
+        for name, spread in self.spreads.items() if self.completed else ():
             lines.append(_rule(_TITLES[name], "-"))
             label = f"{name.upper()} (ms):"
             row(f"Mean {label}", spread.mean)

@@ -7,14 +7,14 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stoker.cli.bench import options
 from stoker.errors import InvalidRequest, ModelError, StokerError
 
 if TYPE_CHECKING:
@@ -256,8 +256,10 @@ def serve(
             )
             requests = data.requests(counter)
             await _warm_up(client, requests[:1] * num_warmups, config)
-            with _progress(len(requests), hidden=disable_tqdm) as advance:
-                outcomes, duration = await run_load(client, requests, config, on_done=advance)
+            with options.progress("Requests", len(requests), hidden=disable_tqdm) as advance:
+                outcomes, duration = await run_load(
+                    client, requests, config, on_done=lambda _: advance()
+                )
             return config, outcomes, duration, counter_name
 
     import uvloop
@@ -292,7 +294,7 @@ def serve(
         typer.echo("\n".join(report.lines()))
         if save_result or save_detailed or result_filename:
             name = result_filename or _file_name(label or backend, config.model, request_rate)
-            _write(result_dir / name, result)
+            options.write_json(result_dir / name, result)
     if not report.completed:
         raise typer.Exit(1)
 
@@ -345,21 +347,6 @@ async def _warm_up(
             raise StokerError(f"a warm-up request failed: {outcome.error}")
 
 
-@contextmanager
-def _progress(number: int, *, hidden: bool) -> Iterator[Callable[[Outcome], None]]:
-    """A bar on standard error, where that is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeElapsedColumn as Elapsed
-
-    console = Console(stderr=True)
-    columns = (TextColumn("Requests"), BarColumn(), MofNCompleteColumn(), Elapsed())
-    quiet = hidden or not console.is_terminal
-    with Progress(*columns, console=console, disable=quiet, transient=True) as progress:
-        task = progress.add_task("", total=number)
-        yield lambda _: progress.advance(task)
-
-
 def _name_failures(outcomes: Sequence[Outcome]) -> None:
     """The kinds of failure and how many of each, most frequent first."""
     errors = Counter(outcome.error for outcome in outcomes if outcome.error is not None)
@@ -393,12 +380,3 @@ def _file_name(label: str, model: str, rate: float) -> str:
     """As `vllm bench serve` names its results."""
     base = model.rsplit("/", 1)[-1]
     return f"{label}-{rate}qps-{base}-{time.strftime('%Y%m%d-%H%M%S')}.json"
-
-
-def _write(path: Path, result: dict[str, Any]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result) + "\n", "utf-8")
-    except OSError as error:
-        raise StokerError(f"{path} cannot be written: {error.strerror or error}") from None
-    typer.echo(f"Result written to {path}", err=True)
