@@ -11,7 +11,7 @@ import numpy as np
 
 from stoker.bench.dataset import SampleRequest
 from stoker.bench.steps import StepMeter, StepSplit, measuring
-from stoker.engine.factory import LoadedEngine
+from stoker.engine.engine import Engine
 from stoker.engine.sampling_params import BeamSearchParams, RequestOutputKind, SamplingParams
 
 PERCENTAGES = (10, 25, 50, 75, 90, 99)
@@ -80,16 +80,16 @@ class Latency:
 
 
 def measure_throughput(
-    loaded: LoadedEngine, requests: Sequence[SampleRequest], *, n: int = 1, num_warmups: int = 0
+    engine: Engine, requests: Sequence[SampleRequest], *, n: int = 1, num_warmups: int = 0
 ) -> Throughput:
     """Submit all requests at once and step until they are answered, `n` times each."""
-    with measuring(loaded.engine) as meter:
+    with measuring(engine) as meter:
         if num_warmups:
-            _run_all(loaded, meter, requests[:num_warmups], n)
+            _run_all(engine, meter, requests[:num_warmups], n)
             meter.reset()
-        before = loaded.engine.stats()
-        elapsed = _run_all(loaded, meter, requests, n)
-        after = loaded.engine.stats()
+        before = engine.stats()
+        elapsed = _run_all(engine, meter, requests, n)
+        after = engine.stats()
         return Throughput(
             len(requests),
             elapsed,
@@ -100,7 +100,7 @@ def measure_throughput(
 
 
 def measure_latency(
-    loaded: LoadedEngine,
+    engine: Engine,
     *,
     input_len: int,
     output_len: int,
@@ -119,15 +119,15 @@ def measure_latency(
         params = _answer(n, output_len)
     ids = count()
     prompts = np.random.default_rng(0).integers(
-        0, min(10_000, loaded.tokenizer.vocab_size), (batch_size, input_len)
+        0, min(10_000, engine.tokenizer.vocab_size), (batch_size, input_len)
     )
     latencies = []
-    with measuring(loaded.engine) as meter:
+    with measuring(engine) as meter:
         for iteration in range(num_iters_warmup + num_iters):
             if iteration == num_iters_warmup:
                 meter.reset()
             for prompt in prompts.tolist():
-                loaded.engine.submit(str(next(ids)), prompt, params)
+                engine.submit(str(next(ids)), prompt, params)
             seconds = meter.run_to_completion()
             if iteration >= num_iters_warmup:
                 latencies.append(seconds)
@@ -135,12 +135,10 @@ def measure_latency(
         return Latency(latencies, meter.split())
 
 
-def _run_all(
-    loaded: LoadedEngine, meter: StepMeter, requests: Sequence[SampleRequest], n: int
-) -> float:
+def _run_all(engine: Engine, meter: StepMeter, requests: Sequence[SampleRequest], n: int) -> float:
     for number, request in enumerate(requests):
-        ids = loaded.tokenizer.encode(request.prompt)
-        loaded.engine.submit(str(number), ids, _answer(n, request.output_len))
+        ids = engine.tokenizer.encode(request.prompt)
+        engine.submit(str(number), ids, _answer(n, request.output_len))
     return meter.run_to_completion()
 
 

@@ -47,10 +47,10 @@ def latency(
             "enable_prefix_caching": enable_prefix_caching,
         }
     )
-    loaded = build_engine(model, config)
+    engine = build_engine(model, config).engine
     with options.progress("Batches", num_iters_warmup + num_iters) as advance:
         result = measure_latency(
-            loaded,
+            engine,
             input_len=input_len,
             output_len=output_len,
             batch_size=batch_size,

@@ -86,8 +86,8 @@ def throughput(
             "enable_prefix_caching": enable_prefix_caching,
         }
     )
-    loaded = build_engine(model, config)
-    requests = data.requests(loaded.tokenizer)
-    result = measure_throughput(loaded, requests, n=n, num_warmups=num_warmups)
+    engine = build_engine(model, config).engine
+    requests = data.requests(engine.tokenizer)
+    result = measure_throughput(engine, requests, n=n, num_warmups=num_warmups)
     typer.echo("\n".join(result.lines()))
     options.write_json(output_json, {"model_id": model, **result.as_json()})
