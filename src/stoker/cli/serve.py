@@ -143,6 +143,13 @@ def serve(
         float | None,
         typer.Option(help="Seconds a request may take in all.", rich_help_panel=_BEHAVIOUR),
     ] = None,
+    write_timeout: Annotated[
+        float,
+        typer.Option(
+            help="Seconds until a client is cut off that reads nothing.",
+            rich_help_panel=_BEHAVIOUR,
+        ),
+    ] = 60.0,
     drain_timeout: Annotated[
         float,
         typer.Option(
@@ -241,6 +248,7 @@ def serve(
         max_body_bytes=max_body_bytes,
         request_timeout=request_timeout,
         stall_timeout=stall_timeout,
+        write_timeout=write_timeout,
         tool_call_parser=tool_call_parser,
         reasoning_parser=reasoning_parser,
         sampling_mode=sampling_mode,
