@@ -87,9 +87,7 @@ class Ledger:
         if not account.may_use(features.model, features.asked_model):
             raise model_not_allowed(account, features.asked_model or features.model)
 
-    def admit(
-        self, account: Account, features: Features, engines: Iterable[EngineHandle]
-    ) -> Grant:
+    def admit(self, account: Account, features: Features, engines: Iterable[EngineHandle]) -> Grant:
         """Let a request in by this router's own count, or raise `ApiError` (429)."""
         cost = self.reserve_money(account, features, engines)
         now = self._clock()
@@ -220,5 +218,3 @@ def _estimate(engine: EngineHandle, features: Features) -> float:
     rate = engine.decode_rate
     seconds = features.output_tokens / rate if rate else 0.0
     return engine.price.of(features.prompt_tokens, features.output_tokens, seconds)
-
-

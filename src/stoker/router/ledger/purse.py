@@ -95,9 +95,9 @@ class Purse:
         if now >= self._until:
             before = self._period
             self._begin(period_of(now))
-            if self._period.day != before.day:
+            if before.day and self._period.day != before.day:
                 self.stored_day = self.fresh = self.leaving = 0.0
-            if self._period.month_begin != before.month_begin:
+            if before.day and self._period.month_begin != before.month_begin:
                 self.stored_month = 0.0
         return self._period
 
