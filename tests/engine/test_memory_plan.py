@@ -75,7 +75,8 @@ def plan(
 def test_a_block_holds_keys_and_values_of_all_layers() -> None:
     assert block_bytes(SPEC, "auto", 16) == 16 * TOKEN_BYTES
     assert block_bytes(SPEC, "float32", 16) == 2 * 16 * TOKEN_BYTES
-    assert block_bytes(SPEC, "int8", 16) == 16 * TOKEN_BYTES // 2
+    scales = 16 * 2 * SPEC.num_layers * SPEC.num_kv_heads * 4
+    assert block_bytes(SPEC, "int8", 16) == 16 * TOKEN_BYTES // 2 + scales
 
 
 @pytest.mark.parametrize(

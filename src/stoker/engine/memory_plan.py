@@ -124,7 +124,9 @@ def plan_memory(
 def block_bytes(spec: ModelSpec, dtype: str, block_size: int) -> int:
     """Bytes of one cache block, all layers together."""
     elements = 2 * spec.num_layers * spec.kv_size * block_size
-    return elements * _BYTES_PER_ELEMENT[_dtype(dtype)]
+    # Each key and each value of a head in 8 bits has a float32 scale.
+    scales = 4 * elements // spec.head_dim if dtype == "int8" else 0
+    return elements * _BYTES_PER_ELEMENT[_dtype(dtype)] + scales
 
 
 def sum_weight_bytes(spec: ModelSpec, weights: Weights, weight_format: str) -> int:

@@ -253,15 +253,6 @@ class UsageSettings(_Section):
     flush: Annotated[float, Field(gt=0, le=60)] = 0.5
 
 
-class RedisSettings(_Section):
-    """What several routers share: limits, requests in flight, sessions."""
-
-    url: Annotated[str, Field(pattern=r"^(redis|rediss|unix)://.+")]
-    prefix: Annotated[str, Field(pattern=r"^[\x21-\x7e]{1,64}$")] = "stoker"
-    timeout: Annotated[float, Field(gt=0, le=10)] = 0.5
-    session_ttl: Seconds = 3600.0
-
-
 class Config(_Section):
     """The whole of `stoker.yaml`."""
 
@@ -278,7 +269,6 @@ class Config(_Section):
     require_key: bool | None = None
     keys: tuple[KeyConfig, ...] | None = None
     usage: UsageSettings = UsageSettings()
-    redis: RedisSettings | None = None
     engines: tuple[EngineConfig, ...]
 
     @property

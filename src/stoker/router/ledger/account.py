@@ -5,13 +5,12 @@ from __future__ import annotations
 from stoker.router.config import KeyLimits
 from stoker.router.ledger.purse import Purse
 from stoker.router.ledger.window import Window
-from stoker.router.shared.lease import Lease
 
 
 class Account:
     """A key, by its name; it outlives a change of the key's limits."""
 
-    __slots__ = ("lease", "limits", "name", "purse", "requests", "tokens")
+    __slots__ = ("limits", "name", "purse", "requests", "tokens")
 
     def __init__(self, name: str, limits: KeyLimits) -> None:
         self.name = name
@@ -20,8 +19,6 @@ class Account:
         self.tokens: Window | None = None
         """Windows of what this router let through."""
         self.purse: Purse | None = None
-        self.lease = Lease()
-        """What of a limit shared by several routers this one may give out."""
         self.set_limits(limits)
 
     def set_limits(self, limits: KeyLimits) -> None:

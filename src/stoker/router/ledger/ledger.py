@@ -26,16 +26,14 @@ from stoker.router.usage import Usage
 class Grant:
     """A request that was let in, and what was set aside for it until it ends."""
 
-    __slots__ = ("account", "cost", "over", "second", "shared_second", "tokens")
+    __slots__ = ("account", "cost", "over", "second", "tokens")
 
     def __init__(self, account: Account, tokens: int, cost: float, now: float) -> None:
         self.account = account
         self.tokens = tokens
         self.cost = cost
         self.second = now
-        """When it was let in, on the loop's clock;"""
-        self.shared_second: int | None = None
-        """and on Redis', if its limits are shared."""
+        """When it was let in, on the loop's clock."""
         self.over = False
 
 
@@ -53,8 +51,6 @@ class Ledger:
         self.keyring = Keyring()
         self.book = Book()
         self.required = False
-        self.corrected: Callable[[Grant, int], None] | None = None
-        """Called with a grant on shared limits and the tokens it took beyond those set aside."""
         self._clock = clock
         self._wall_clock = wall_clock
         self.reconfigure(config)
@@ -171,8 +167,6 @@ class Ledger:
         if account.tokens is not None:
             took = usage.prompt_tokens + usage.completion_tokens
             account.tokens.correct(took - grant.tokens, grant.second, self._clock())
-            if grant.shared_second is not None and self.corrected is not None:
-                self.corrected(grant, took - grant.tokens)
         model = features.model or "-"
         name = engine.name if engine is not None else "-"
         tally = self.book.tally(int(self._wall_clock() // DAY_S), account.name, model, name)
