@@ -84,6 +84,8 @@ def test_a_block_holds_keys_and_values_of_all_layers() -> None:
     [
         (TensorType.Q4_0, "auto", 4.5),
         (TensorType.Q4_1, "auto", 5.0),
+        (TensorType.Q5_0, "auto", 8.5),
+        (TensorType.Q5_1, "auto", 9.0),
         (TensorType.Q4_K, "auto", 5.0),
         (TensorType.Q5_K, "auto", 9.0),
         (TensorType.Q6_K, "auto", 8.5),

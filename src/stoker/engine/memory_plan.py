@@ -25,7 +25,7 @@ _KV_MOST = 2 * 2**30
 _SHORTEST_CONTEXT = 256
 _BYTES_PER_ELEMENT: dict[KVDtype, int] = {"bfloat16": 2, "float32": 4, "int8": 1}
 _LOGIT_BYTES = 64 * 2**20
-_WITH_MINS = (TensorType.Q4_1, TensorType.Q4_K, TensorType.Q5_K)
+_WITH_MINS = (TensorType.Q4_1, TensorType.Q5_1, TensorType.Q4_K, TensorType.Q5_K)
 
 
 @dataclass(frozen=True, slots=True)
