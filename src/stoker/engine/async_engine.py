@@ -17,11 +17,13 @@ from dataclasses import dataclass
 from types import TracebackType
 from weakref import WeakValueDictionary
 
+from stoker.engine.embedding import Pooling
 from stoker.engine.engine import Engine
 from stoker.engine.outputs import RequestOutput
 from stoker.engine.sampling_params import BeamSearchParams, RequestOutputKind, SamplingParams
 from stoker.engine.stats import EngineStats
-from stoker.errors import EngineStopped
+from stoker.errors import EngineStopped, StokerError
+from stoker.runner.base import Float32Array
 
 logger = logging.getLogger(__name__)
 
@@ -232,6 +234,36 @@ class AsyncEngine:
             loop.call_soon_threadsafe(done.set_result, result)
 
         self._post(reset)
+        return await done
+
+    async def embed(self, prompt: Sequence[int], pooling: Pooling) -> Float32Array:
+        """The pooled final hidden state of a prompt, `[hidden]`; computed between two steps.
+
+        Raises what `Engine.embed` raises, and `EngineStopped`.
+        """
+        self._check_accepting()
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[Float32Array] = loop.create_future()
+
+        def settle(vector: Float32Array | None, error: StokerError | None) -> None:
+            if done.done():
+                return
+            if error is not None:
+                done.set_exception(error)
+            elif vector is not None:
+                done.set_result(vector)
+
+        def compute() -> None:
+            if done.cancelled():
+                return
+            vector, failure = None, None
+            try:
+                vector = self.engine.embed(prompt, pooling)
+            except StokerError as error:
+                failure = error
+            loop.call_soon_threadsafe(settle, vector, failure)
+
+        self._post(compute)
         return await done
 
     async def shutdown(self, drain_timeout: float = 0.0) -> None:
