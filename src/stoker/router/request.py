@@ -39,9 +39,11 @@ class Urgency(IntEnum):
     HIGH = 0
     NORMAL = 1
     LOW = 2
+    BATCH = 3
+    """Work that nobody waits for: behind everything else."""
 
 
-_URGENCY = {b"high": Urgency.HIGH, b"normal": Urgency.NORMAL, b"low": Urgency.LOW}
+_URGENCY = {level.name.lower().encode(): level for level in Urgency}
 
 
 class Request:
@@ -188,7 +190,7 @@ def read_features(request: Request) -> Features:
     if urgency is not None:
         if urgency not in _URGENCY:
             raise InvalidRequest(
-                "the header x-stoker-urgency must be high, normal or low, not "
+                "the header x-stoker-urgency must be high, normal, low or batch, not "
                 f"{urgency.decode('latin-1')!r}",
                 param="x-stoker-urgency",
             )

@@ -1,0 +1,182 @@
+"""Files, kept in the database in pieces."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
+
+from stoker.api.errors import ApiError
+from stoker.router.batches.objects import File
+from stoker.router.batches.schema import new_id
+from stoker.router.storage import Database, Row, Transaction, Value
+
+PIECE_BYTES = 1024 * 1024
+# A file that is not whole after so long never will be: its upload broke off with the router.
+_ABANDONED_S = 86400
+_COLUMNS = "id, size, created_at, filename, purpose, expires_at"
+
+
+class FileStore:
+    """Makes, reads and deletes files. A file can be read once it is whole."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def begin(
+        self, filename: str, purpose: str, *, expires_after: int | None, file_id: str | None = None
+    ) -> str:
+        """Make room for a file; the id that `append` and `finish` want. With `file_id`, what was
+        there under that id is begun anew."""
+        file_id = file_id or new_id("file-")
+
+        def work(tx: Transaction) -> None:
+            now = int(tx.now())
+            expires_at = None if expires_after is None else now + expires_after
+            delete(tx, [file_id])
+            tx.execute(
+                "INSERT INTO files (id, created_at, expires_at, filename, purpose, size, whole) "
+                "VALUES (?, ?, ?, ?, ?, 0, 0)",
+                (file_id, now, expires_at, filename, purpose),
+            )
+
+        await self._database.write(work)
+        return file_id
+
+    async def append(self, file_id: str, number: int, data: bytes) -> None:
+        """Add a piece; `number` from 0 without a gap."""
+        await self._database.write(
+            lambda tx: tx.execute(
+                "INSERT INTO file_pieces (file_id, number, data) VALUES (?, ?, ?)",
+                (file_id, number, data),
+            )
+        )
+
+    async def finish(self, file_id: str, size: int) -> File:
+        """All pieces are there."""
+
+        def work(tx: Transaction) -> File:
+            finish(tx, file_id, size)
+            file = find(tx, file_id)
+            assert file is not None
+            return file
+
+        return await self._database.write(work)
+
+    async def get(self, file_id: str) -> File:
+        """A file's card. Raises `ApiError` 404."""
+        file = await self._database.read(lambda tx: find(tx, file_id))
+        if file is None:
+            raise file_not_found(file_id)
+        return file
+
+    async def list(
+        self, *, after: str | None, limit: int, purpose: str | None, newest_first: bool
+    ) -> list[File]:
+        """Up to `limit` files that come after the one with the id `after`."""
+
+        def work(tx: Transaction) -> list[File]:
+            conditions = ["whole = 1", "(expires_at IS NULL OR expires_at > ?)"]
+            parameters: list[Value] = [int(tx.now())]
+            if after is not None:
+                conditions.append("id < ?" if newest_first else "id > ?")
+                parameters.append(after)
+            if purpose is not None:
+                conditions.append("purpose = ?")
+                parameters.append(purpose)
+            rows = tx.rows(
+                f"SELECT {_COLUMNS} FROM files WHERE {' AND '.join(conditions)} "
+                f"ORDER BY id {'DESC' if newest_first else 'ASC'} LIMIT ?",
+                (*parameters, limit),
+            )
+            return [_file(row) for row in rows]
+
+        return await self._database.read(work)
+
+    async def delete(self, file_id: str) -> bool:
+        """Delete a file; whether it was there."""
+        return bool(await self._database.write(lambda tx: delete(tx, [file_id])))
+
+    async def pieces(self, file_id: str) -> AsyncIterator[bytes]:
+        """A file's content. Ends early when the file is deleted meanwhile."""
+        number = 0
+        while True:
+            row = await self._database.read(partial(_piece, file_id=file_id, number=number))
+            if row is None:
+                return
+            yield row[0]
+            number += 1
+
+    async def lines(self, file_id: str) -> AsyncIterator[bytes]:
+        """A file's lines, without their ends."""
+        rest = b""
+        async for piece in self.pieces(file_id):
+            *lines, rest = (rest + piece).split(b"\n")
+            for line in lines:
+                yield line
+        if rest:
+            yield rest
+
+    async def stored_bytes(self) -> int:
+        """The size of all files together."""
+        row = await self._database.read(
+            lambda tx: tx.row("SELECT CAST(COALESCE(SUM(size), 0) AS BIGINT) FROM files")
+        )
+        assert row is not None
+        return int(row[0])
+
+    async def sweep(self) -> int:
+        """Delete what has expired, and uploads that broke off; how many files."""
+
+        def work(tx: Transaction) -> int:
+            now = int(tx.now())
+            rows = tx.rows(
+                "SELECT id FROM files WHERE expires_at <= ? OR (whole = 0 AND created_at <= ?) "
+                "LIMIT 100",
+                (now, now - _ABANDONED_S),
+            )
+            return delete(tx, [row[0] for row in rows])
+
+        return await self._database.write(work)
+
+
+# -- inside a transaction
+
+
+def find(tx: Transaction, file_id: str) -> File | None:
+    """The card of a file that is whole and has not expired."""
+    row = tx.row(
+        f"SELECT {_COLUMNS} FROM files WHERE id = ? AND whole = 1 "
+        "AND (expires_at IS NULL OR expires_at > ?)",
+        (file_id, int(tx.now())),
+    )
+    return None if row is None else _file(row)
+
+
+def finish(tx: Transaction, file_id: str, size: int) -> None:
+    tx.execute("UPDATE files SET size = ?, whole = 1 WHERE id = ?", (size, file_id))
+
+
+def delete(tx: Transaction, file_ids: Sequence[str]) -> int:
+    """Delete files; how many there were."""
+    found = 0
+    for file_id in file_ids:
+        found += tx.execute("DELETE FROM files WHERE id = ?", (file_id,))
+        tx.execute("DELETE FROM file_pieces WHERE file_id = ?", (file_id,))
+    return found
+
+
+def _piece(tx: Transaction, file_id: str, number: int) -> Row | None:
+    return tx.row(
+        "SELECT data FROM file_pieces WHERE file_id = ? AND number = ?", (file_id, number)
+    )
+
+
+def _file(row: Row) -> File:
+    file_id, size, created_at, filename, purpose, expires_at = row
+    return File(file_id, size, created_at, filename, purpose, expires_at)
+
+
+def file_not_found(file_id: str) -> ApiError:
+    return ApiError(
+        404, f"There is no file with the id {file_id[:128]!r}.", param="file_id", code="not_found"
+    )
