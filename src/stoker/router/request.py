@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Protocol
 
 import msgspec
 
@@ -46,6 +47,19 @@ class Urgency(IntEnum):
 _URGENCY = {level.name.lower().encode(): level for level in Urgency}
 
 
+class BodySink(Protocol):
+    """Takes a body as it arrives, instead of its being gathered."""
+
+    def feed(self, chunk: bytes) -> None:
+        """A piece of the body. Raises `ApiError` when it is not as it should be."""
+
+    def end(self) -> None:
+        """The body is whole. Raises `ApiError` when it should not be."""
+
+    def abandon(self) -> None:
+        """The rest of the body will never come."""
+
+
 class Request:
     """One HTTP request, body and all. Field names are in lower case."""
 
@@ -59,6 +73,7 @@ class Request:
         "method",
         "path",
         "target",
+        "upload",
     )
 
     def __init__(
@@ -82,6 +97,8 @@ class Request:
         self.http11 = http11
         self.keep_alive = keep_alive
         self.id = request_id
+        self.upload: BodySink | None = None
+        """Who has taken the body, where it was not gathered in `body`."""
 
 
 _NONE = msgspec.Raw()

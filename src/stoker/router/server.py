@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from stoker.api.errors import ApiError, method_not_allowed
 from stoker.router import batch_route, xgen
 from stoker.router.batch_handler import BatchHandler
+from stoker.router.batches.routes import UPLOAD_PATH, FilesAndBatches, is_about_files
 from stoker.router.config import Config
 from stoker.router.control import Control
 from stoker.router.dispatcher import Dispatcher
@@ -18,9 +19,9 @@ from stoker.router.engines.handle import EngineHandle
 from stoker.router.policies import POLICIES
 from stoker.router.policies.kv import Kv
 from stoker.router.prober import Prober
-from stoker.router.request import Request
+from stoker.router.request import BodySink, Request
 from stoker.router.storage import open_database
-from stoker.router.wire import error_headers, own_headers
+from stoker.router.wire import Headers, error_headers, own_headers
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class RouterServer:
         self.connections: set[ClientConnection] = set()
         self._control = Control(self.dispatcher, self.connections.__len__)
         self._batches = BatchHandler(self.dispatcher)
+        self._files = FilesAndBatches(self.database, self.dispatcher)
         self._services = xgen.PATHS | {batch_route.PATH}
         self._prober = Prober(self.dispatcher)
         self._tasks: list[asyncio.Task[None]] = []
@@ -78,6 +80,7 @@ class RouterServer:
         self._prober.start()
         self._follow_caches()
         await self._prober.all_probed()
+        self._files.start()
         self._server = await self.loop.create_server(
             lambda: ClientConnection(self),
             self.config.router.host,
@@ -160,6 +163,7 @@ class RouterServer:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.config.router.drain):
                 await self.dispatcher.idle()
+        await self._files.stop()
         self.dispatcher.close()
         self._prober.stop()
         tasks = [*self._tasks, *self._followed.values()]
@@ -180,6 +184,8 @@ class RouterServer:
             ]
             connection.respond(reply.status, headers, reply.body)
             return None
+        if is_about_files(request.path):
+            return self._files.serve(request, connection)
         if request.path not in self._services:
             return self.dispatcher.submit(request, connection)
         try:
@@ -188,6 +194,15 @@ class RouterServer:
             headers = error_headers(error) + own_headers(request.id, "refused")
             connection.respond(error.status, headers, error.body())
             return None
+
+    def sink_for(
+        self, method: bytes, target: bytes, headers: Headers, hold_reading: Callable[[bool], None]
+    ) -> BodySink | None:
+        """Who takes the body of a request in as it comes; None where it is gathered. Raises
+        `ApiError` when it is not to come at all."""
+        if method == b"POST" and target.partition(b"?")[0] == UPLOAD_PATH:
+            return self._files.upload(headers, hold_reading)
+        return None
 
     def _serve(self, request: Request, connection: ClientConnection) -> Work | None:
         """One of the services made of several requests or of other words."""

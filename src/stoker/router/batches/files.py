@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from functools import partial
 
 from stoker.api.errors import ApiError
+from stoker.errors import InvalidRequest
 from stoker.router.batches.objects import File
 from stoker.router.batches.schema import new_id
 from stoker.router.storage import Database, Row, Transaction, Value
@@ -22,21 +23,17 @@ class FileStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def begin(
-        self, filename: str, purpose: str, *, expires_after: int | None, file_id: str | None = None
-    ) -> str:
-        """Make room for a file; the id that `append` and `finish` want. With `file_id`, what was
-        there under that id is begun anew."""
+    async def begin(self, filename: str, purpose: str, file_id: str | None = None) -> str:
+        """Make room for a file; the id that `append` wants. With `file_id`, what was there under
+        that id is begun anew."""
         file_id = file_id or new_id("file-")
 
         def work(tx: Transaction) -> None:
-            now = int(tx.now())
-            expires_at = None if expires_after is None else now + expires_after
             delete(tx, [file_id])
             tx.execute(
-                "INSERT INTO files (id, created_at, expires_at, filename, purpose, size, whole) "
-                "VALUES (?, ?, ?, ?, ?, 0, 0)",
-                (file_id, now, expires_at, filename, purpose),
+                "INSERT INTO files (id, created_at, filename, purpose, size, whole) "
+                "VALUES (?, ?, ?, ?, 0, 0)",
+                (file_id, int(tx.now()), filename, purpose),
             )
 
         await self._database.write(work)
@@ -51,11 +48,14 @@ class FileStore:
             )
         )
 
-    async def finish(self, file_id: str, size: int) -> File:
+    async def finish(
+        self, file_id: str, size: int, purpose: str, expires_after: int | None
+    ) -> File:
         """All pieces are there."""
 
         def work(tx: Transaction) -> File:
-            finish(tx, file_id, size)
+            tx.execute("UPDATE files SET purpose = ? WHERE id = ?", (purpose, file_id))
+            finish(tx, file_id, size, expires_after)
             file = find(tx, file_id)
             assert file is not None
             return file
@@ -69,7 +69,7 @@ class FileStore:
             raise file_not_found(file_id)
         return file
 
-    async def list(
+    async def listed(
         self, *, after: str | None, limit: int, purpose: str | None, newest_first: bool
     ) -> list[File]:
         """Up to `limit` files that come after the one with the id `after`."""
@@ -106,23 +106,18 @@ class FileStore:
             yield row[0]
             number += 1
 
-    async def lines(self, file_id: str) -> AsyncIterator[bytes]:
-        """A file's lines, without their ends."""
+    async def lines(self, file_id: str, limit: int) -> AsyncIterator[bytes]:
+        """A file's lines, without their ends. Raises `InvalidRequest` when one is longer than
+        `limit` bytes."""
         rest = b""
         async for piece in self.pieces(file_id):
             *lines, rest = (rest + piece).split(b"\n")
             for line in lines:
                 yield line
+            if len(rest) > limit:
+                raise InvalidRequest(f"A line is longer than {limit} bytes (router.body_limit).")
         if rest:
             yield rest
-
-    async def stored_bytes(self) -> int:
-        """The size of all files together."""
-        row = await self._database.read(
-            lambda tx: tx.row("SELECT CAST(COALESCE(SUM(size), 0) AS BIGINT) FROM files")
-        )
-        assert row is not None
-        return int(row[0])
 
     async def sweep(self) -> int:
         """Delete what has expired, and uploads that broke off; how many files."""
@@ -152,8 +147,13 @@ def find(tx: Transaction, file_id: str) -> File | None:
     return None if row is None else _file(row)
 
 
-def finish(tx: Transaction, file_id: str, size: int) -> None:
-    tx.execute("UPDATE files SET size = ?, whole = 1 WHERE id = ?", (size, file_id))
+def finish(tx: Transaction, file_id: str, size: int, expires_after: int | None) -> None:
+    """A file is whole; it expires so many seconds from now, or never."""
+    expires_at = None if expires_after is None else int(tx.now()) + expires_after
+    tx.execute(
+        "UPDATE files SET size = ?, expires_at = ?, whole = 1 WHERE id = ?",
+        (size, expires_at, file_id),
+    )
 
 
 def delete(tx: Transaction, file_ids: Sequence[str]) -> int:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 def holder_name() -> str:
     """A name for this process that no other has, now or later."""
-    return f"{_machine()}/{os.getpid()}/{os.urandom(8).hex()}"
+    name = f"{_machine()}/{os.getpid()}/{os.urandom(8).hex()}"
+    _own.add(name)
+    return name
 
 
 def is_dead(holder: str) -> bool:
@@ -30,6 +32,7 @@ def is_dead(holder: str) -> bool:
 
 
 _own: set[str] = set()
+"""The names given out in this process."""
 
 
 @cache

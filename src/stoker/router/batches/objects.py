@@ -14,8 +14,8 @@ Purpose = Literal["assistants", "batch", "fine-tune", "vision", "user_data", "ev
 OUTPUT_PURPOSE = "batch_output"
 
 _DAY = 86400
-_UNITS = {"m": 60, "h": 3600, "d": _DAY}
-_WINDOW = re.compile(r"([1-9][0-9]{0,5})([mhd])")
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": _DAY}
+_WINDOW = re.compile(r"([1-9][0-9]{0,5})([smhd])")
 _LONGEST_WINDOW_DAYS = 30
 
 T = TypeVar("T")
@@ -126,7 +126,7 @@ def window_seconds(window: str) -> int:
     seconds = int(found[1]) * _UNITS[found[2]] if found else 0
     if not 0 < seconds <= _LONGEST_WINDOW_DAYS * _DAY:
         raise ValueError(
-            "expected a number of minutes, hours or days such as 30m, 24h or 7d, at most "
+            "expected a number of seconds, minutes, hours or days such as 30m, 24h or 7d, at most "
             f"{_LONGEST_WINDOW_DAYS}d"
         )
     return seconds

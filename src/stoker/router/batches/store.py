@@ -44,14 +44,17 @@ _TIMES = (
     "cancelling_at",
     "cancelled_at",
 )
-_COLUMNS = ", ".join(
-    (
-        "id, status, endpoint, input_file_id, completion_window, metadata, created_at",
-        "expires_at, errors, model, output_file_id, error_file_id, total, completed, failed",
-        "input_tokens, cached_tokens, output_tokens",
-        *_TIMES,
-    )
+_SHOWN = (
+    *("id", "status", "endpoint", "input_file_id", "completion_window", "created_at"),
+    *("expires_at", "model", "output_file_id", "error_file_id"),
+    *_TIMES,
 )
+_COLUMNS = (
+    *_SHOWN,
+    *("metadata", "errors", "total", "completed", "failed"),
+    *("input_tokens", "cached_tokens", "output_tokens"),
+)
+_SELECT = f"SELECT {', '.join(_COLUMNS)} FROM batches"
 
 
 class HoldLost(StokerError):
@@ -133,13 +136,13 @@ class BatchStore:
         """A batch. Raises `ApiError` 404."""
         return await self._database.read(lambda tx: _find(tx, batch_id))
 
-    async def list(self, *, after: str | None, limit: int) -> list[Batch]:
+    async def newest(self, *, after: str | None, limit: int) -> list[Batch]:
         """Up to `limit` batches, newest first, made before the one with the id `after`."""
 
         def work(tx: Transaction) -> list[Batch]:
             where, parameters = ("", []) if after is None else ("WHERE id < ? ", [after])
             rows = tx.rows(
-                f"SELECT {_COLUMNS} FROM batches {where}ORDER BY id DESC LIMIT ?",
+                f"{_SELECT} {where}ORDER BY id DESC LIMIT ?",
                 (*parameters, limit),
             )
             return [_batch(row) for row in rows]
@@ -327,16 +330,6 @@ class BatchStore:
 
         return await self._held(batch_id, work)
 
-    async def output_expires_after(self, batch_id: str) -> int | None:
-        """How many seconds the client wants output files kept."""
-        row = await self._database.read(
-            lambda tx: tx.row(
-                "SELECT output_expires_after FROM batches WHERE id = ?", (batch_id,)
-            )
-        )
-        assert row is not None
-        return None if row[0] is None else int(row[0])
-
     async def results(
         self, batch_id: str, after: int, limit: int
     ) -> list[tuple[int, str, bool | None, bytes | None]]:
@@ -359,14 +352,18 @@ class BatchStore:
         unanswered: int,
         output: tuple[str, int] | None,
         errors: tuple[str, int] | None,
+        kept: int,
     ) -> None:
         """The batch is over, its output and error files (id, size) are whole, and its lines no
-        longer needed, all at once."""
+        longer needed, all at once. `kept`: seconds the files are kept if the client did not
+        say."""
 
         def work(tx: Transaction, _: str) -> None:
+            row = tx.row("SELECT output_expires_after FROM batches WHERE id = ?", (batch_id,))
+            asked = None if row is None else row[0]
             for file in (output, errors):
                 if file is not None:
-                    files.finish(tx, *file)
+                    files.finish(tx, *file, kept if asked is None else asked)
             tx.execute("DELETE FROM batch_lines WHERE batch_id = ?", (batch_id,))
             tx.execute(
                 "UPDATE batches SET output_file_id = ?, error_file_id = ?, failed = failed + ? "
@@ -397,7 +394,7 @@ def _set_status(tx: Transaction, batch_id: str, status: str) -> None:
 
 
 def _find(tx: Transaction, batch_id: str, lock: str = "") -> Batch:
-    row = tx.row(f"SELECT {_COLUMNS} FROM batches WHERE id = ?{lock}", (batch_id,))
+    row = tx.row(f"{_SELECT} WHERE id = ?{lock}", (batch_id,))
     if row is None:
         raise ApiError(
             404,
@@ -409,34 +406,20 @@ def _find(tx: Transaction, batch_id: str, lock: str = "") -> Batch:
 
 
 def _batch(row: Row) -> Batch:
-    (
-        *(batch_id, status, endpoint, input_file_id, window, metadata, created_at, expires_at),
-        *(errors, model, output_file_id, error_file_id, total, completed, failed),
-        *(input_tokens, cached_tokens, output_tokens),
-    ) = row[: -len(_TIMES)]
-    times = dict(zip(_TIMES, row[-len(_TIMES) :], strict=True))
+    value = dict(zip(_COLUMNS, row, strict=True))
+    metadata, errors = value["metadata"], value["errors"]
     return Batch(
-        id=batch_id,
-        status=status,
-        endpoint=endpoint,
-        input_file_id=input_file_id,
-        completion_window=window,
-        created_at=created_at,
-        expires_at=expires_at,
-        request_counts=Counts(total, completed, failed),
+        request_counts=Counts(value["total"], value["completed"], value["failed"]),
         usage=BatchUsage(
-            input_tokens,
-            InputTokensDetails(cached_tokens),
-            output_tokens,
+            value["input_tokens"],
+            InputTokensDetails(value["cached_tokens"]),
+            value["output_tokens"],
             OutputTokensDetails(),
-            input_tokens + output_tokens,
+            value["input_tokens"] + value["output_tokens"],
         ),
-        model=model,
         metadata=None if metadata is None else msgspec.json.decode(metadata),
         errors=None if errors is None else msgspec.json.decode(errors),
-        output_file_id=output_file_id,
-        error_file_id=error_file_id,
-        **times,
+        **{name: value[name] for name in _SHOWN},
     )
 
 
