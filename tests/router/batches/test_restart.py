@@ -21,6 +21,8 @@ from tests.router.fakes import FakeEngine, Fleet, until
 
 from .lines import echo, finished, jsonl, line, questions, read, start_batch
 
+_MAIN = "from stoker.cli.main import main; main()"
+
 
 class RouterProcess:
     """A real `stoker router`, to be killed."""
@@ -38,18 +40,21 @@ class RouterProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     async def start(self, sdk: openai.AsyncOpenAI) -> None:
-        command = [sys.executable, "-m", "stoker.cli.main", "router", str(self._file)]
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        process = self._process = self._popen()
         async with asyncio.timeout(60):
             while True:
-                assert self._process.poll() is None, self._log.read_text()
+                assert process.poll() is None, self._log.read_text()
                 try:
                     await sdk.models.list()
                 except openai.APIConnectionError:
                     await asyncio.sleep(0.05)
                 else:
                     return
+
+    def _popen(self) -> subprocess.Popen[bytes]:
+        with self._log.open("ab") as log:
+            command = [sys.executable, "-c", _MAIN, "router", str(self._file)]
+            return subprocess.Popen(command, stdout=log, stderr=log)
 
     def end(self, number: signal.Signals) -> None:
         if self._process is not None:
@@ -111,7 +116,11 @@ async def test_kill_9_half_way_of_a_thousand_lines(database_url: str, tmp_path: 
 async def test_a_router_that_stops_lets_go_at_once(database_url: str) -> None:
     engine = FakeEngine("one")
     engine.default = echo(0.005)
-    settings = {"storage": {"url": database_url}, "engine_settings": {"one": {"max_in_flight": 4}}}
+    settings = {
+        "router": {"port": 0, "drain": 60},
+        "storage": {"url": database_url},
+        "engine_settings": {"one": {"max_in_flight": 4}},
+    }
     async with Fleet(engine, **settings) as first:
         batch = await start_batch(first.sdk, jsonl(*map(line, range(80))))
         await until(lambda: len(engine.seen) >= 20, 60)
