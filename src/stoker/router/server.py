@@ -215,7 +215,7 @@ class RouterServer:
         """Who takes the body of a request in as it comes; None where it is gathered. Raises
         `ApiError` when it is not to come at all."""
         if method == b"POST" and target.partition(b"?")[0] == UPLOAD_PATH:
-            return self._files.upload(headers, hold_reading)
+            return self._files.upload(Request(method, target, headers, b""), hold_reading)
         return None
 
     def _refuse(self, request: Request, connection: ClientConnection, error: ApiError) -> None:

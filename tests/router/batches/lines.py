@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from typing import Any
+from typing import Any, Literal
 
 import openai
 from openai.types import Batch
 
 from tests.router.fakes import Behaviour, FakeEngine, Seen, completion, reply
 
-ENDPOINT = "/v1/chat/completions"
+ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 OVER = ("completed", "failed", "expired", "cancelled")
 
 

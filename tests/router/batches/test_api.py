@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 from collections.abc import AsyncIterator
@@ -275,7 +276,7 @@ async def test_uploads_that_are_wrong(
     response = await fleet.client.post("/v1/files", content=body, headers=headers)
     assert response.status_code == 400
     assert message in response.json()["error"]["message"]
-    assert await _rows(fleet) == 0
+    await _until_rows(fleet, 0)
 
 
 async def test_a_file_too_large(database_url: str) -> None:
@@ -330,3 +331,36 @@ async def test_routes_that_are_not_there(fleet: Fleet) -> None:
         ("GET", "/v1/batches/x", 404),
     ):
         assert (await fleet.client.request(method, path)).status_code == code, path
+
+
+async def test_each_key_sees_its_own(database_url: str) -> None:
+    keys = {name: f"sk-{name}-{'x' * 32}" for name in ("ann", "bob")}
+    hashes = [
+        {"name": name, "hash": f"sha256:{hashlib.sha256(key.encode()).hexdigest()}"}
+        for name, key in keys.items()
+    ]
+    engine = FakeEngine("one")
+    engine.default = echo()
+    async with Fleet(engine, storage={"url": database_url}, keys=hashes) as fleet:
+        ann, bob = (fleet.sdk.with_options(api_key=key) for key in keys.values())
+        batch = await finished(ann, await start_batch(ann, jsonl(line(1))))
+        assert batch.status == "completed"
+        assert len(await read(ann, batch.output_file_id)) == 1
+        assert (await bob.files.list()).data == []
+        assert (await bob.batches.list()).data == []
+        for refused in (
+            bob.batches.retrieve(batch.id),
+            bob.batches.cancel(batch.id),
+            bob.files.content(batch.output_file_id or ""),
+            bob.files.delete(batch.input_file_id),
+            bob.batches.create(
+                input_file_id=batch.input_file_id,
+                endpoint=ENDPOINT,
+                completion_window="24h",
+            ),
+        ):
+            with pytest.raises(openai.NotFoundError):
+                await refused
+        nobody = fleet.sdk.with_options(api_key="sk-unknown")
+        with pytest.raises(openai.AuthenticationError):
+            await nobody.files.create(file=b"x", purpose="batch")

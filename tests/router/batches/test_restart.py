@@ -161,7 +161,7 @@ async def test_a_router_that_is_cut_off_cannot_write(database_url: str) -> None:
     database, other_database = open_database(database_url), open_database(database_url)
     await database.migrate(SUBJECT, STEPS)
     files = FileStore(database)
-    file_id = await files.begin("in.jsonl", "batch")
+    file_id = await files.begin("in.jsonl", "batch", "")
     await files.finish(file_id, 0, "batch", None)
     store = BatchStore(database, "machine/1/a", hold_s=0.01)
     other = BatchStore(other_database, "elsewhere/1/b", hold_s=60)

@@ -23,7 +23,9 @@ class FileStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def begin(self, filename: str, purpose: str, file_id: str | None = None) -> str:
+    async def begin(
+        self, filename: str, purpose: str, owner: str, file_id: str | None = None
+    ) -> str:
         """Make room for a file; the id that `append` wants. With `file_id`, what was there under
         that id is begun anew."""
         file_id = file_id or new_id("file-")
@@ -31,9 +33,9 @@ class FileStore:
         def work(tx: Transaction) -> None:
             delete(tx, [file_id])
             tx.execute(
-                "INSERT INTO files (id, created_at, filename, purpose, size, whole) "
-                "VALUES (?, ?, ?, ?, 0, 0)",
-                (file_id, int(tx.now()), filename, purpose),
+                "INSERT INTO files (id, created_at, filename, purpose, owner, size, whole) "
+                "VALUES (?, ?, ?, ?, ?, 0, 0)",
+                (file_id, int(tx.now()), filename, purpose, owner),
             )
 
         await self._database.write(work)
@@ -62,21 +64,21 @@ class FileStore:
 
         return await self._database.write(work)
 
-    async def get(self, file_id: str) -> File:
-        """A file's card. Raises `ApiError` 404."""
-        file = await self._database.read(lambda tx: find(tx, file_id))
+    async def get(self, file_id: str, owner: str | None = None) -> File:
+        """A file's card, if it is `owner`'s (None: whose it may be). Raises `ApiError` 404."""
+        file = await self._database.read(lambda tx: find(tx, file_id, owner))
         if file is None:
             raise file_not_found(file_id)
         return file
 
     async def listed(
-        self, *, after: str | None, limit: int, purpose: str | None, newest_first: bool
+        self, owner: str, *, after: str | None, limit: int, purpose: str | None, newest_first: bool
     ) -> list[File]:
         """Up to `limit` files that come after the one with the id `after`."""
 
         def work(tx: Transaction) -> list[File]:
-            conditions = ["whole = 1", "(expires_at IS NULL OR expires_at > ?)"]
-            parameters: list[Value] = [int(tx.now())]
+            conditions = ["owner = ?", "whole = 1", "(expires_at IS NULL OR expires_at > ?)"]
+            parameters: list[Value] = [owner, int(tx.now())]
             if after is not None:
                 conditions.append("id < ?" if newest_first else "id > ?")
                 parameters.append(after)
@@ -137,22 +139,23 @@ class FileStore:
 # -- inside a transaction
 
 
-def find(tx: Transaction, file_id: str) -> File | None:
-    """The card of a file that is whole and has not expired."""
+def find(tx: Transaction, file_id: str, owner: str | None = None) -> File | None:
+    """The card of a file that is whole and has not expired, if it is `owner`'s (None: whose it
+    may be)."""
     row = tx.row(
         f"SELECT {_COLUMNS} FROM files WHERE id = ? AND whole = 1 "
-        "AND (expires_at IS NULL OR expires_at > ?)",
-        (file_id, int(tx.now())),
+        "AND (expires_at IS NULL OR expires_at > ?) AND owner = COALESCE(?, owner)",
+        (file_id, int(tx.now()), owner),
     )
     return None if row is None else _file(row)
 
 
 def finish(tx: Transaction, file_id: str, size: int, expires_after: int | None) -> None:
-    """A file is whole; it expires so many seconds from now, or never."""
-    expires_at = None if expires_after is None else int(tx.now()) + expires_after
+    """A file is whole; it expires so many seconds after it was begun, or never."""
     tx.execute(
-        "UPDATE files SET size = ?, expires_at = ?, whole = 1 WHERE id = ?",
-        (size, expires_at, file_id),
+        "UPDATE files SET size = ?, expires_at = created_at + CAST(? AS BIGINT), whole = 1 "
+        "WHERE id = ?",
+        (size, expires_after, file_id),
     )
 
 

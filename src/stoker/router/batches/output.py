@@ -31,10 +31,11 @@ _WHY = {
 class _Writer:
     """Writes a file piece by piece; no file when nothing is written."""
 
-    def __init__(self, files: FileStore, file_id: str, filename: str) -> None:
+    def __init__(self, files: FileStore, file_id: str, filename: str, owner: str) -> None:
         self._files = files
         self._id = file_id
         self._filename = filename
+        self._owner = owner
         self._buffer = bytearray()
         self._pieces = 0
         self._size = 0
@@ -52,7 +53,7 @@ class _Writer:
 
     async def _flush(self) -> None:
         if not self._pieces:
-            await self._files.begin(self._filename, OUTPUT_PURPOSE, self._id)
+            await self._files.begin(self._filename, OUTPUT_PURPOSE, self._owner, self._id)
         await self._files.append(self._id, self._pieces, bytes(self._buffer))
         self._pieces += 1
         self._size += len(self._buffer)
@@ -66,8 +67,9 @@ async def write_outputs(store: BatchStore, files: FileStore, batch: Batch, statu
     The files' ids follow from the batch's, so files of an attempt that broke off are begun anew.
     """
     key = batch.id.removeprefix("batch_")
-    good = _Writer(files, f"file-{key}-output", f"{batch.id}_output.jsonl")
-    bad = _Writer(files, f"file-{key}-error", f"{batch.id}_error.jsonl")
+    owner = await store.owner(batch.id)
+    good = _Writer(files, f"file-{key}-output", f"{batch.id}_output.jsonl", owner)
+    bad = _Writer(files, f"file-{key}-error", f"{batch.id}_error.jsonl", owner)
     why = "cancelled" if status == "cancelling" else "expired"
     unanswered = after = 0
     while page := await store.results(batch.id, after, _PAGE):

@@ -69,14 +69,21 @@ class FilesAndBatches:
         """Stop working; other routers, or this one when it starts again, go on."""
         await self._runner.stop()
 
-    def upload(self, headers: Headers, hold_reading: Callable[[bool], None]) -> Upload:
-        """What takes in the body of a `POST /v1/files`. Raises `ApiError`."""
+    def upload(self, request: Request, hold_reading: Callable[[bool], None]) -> Upload:
+        """What takes in the body of a `POST /v1/files`, whose head `request` is. Raises
+        `ApiError`."""
+        owner = self._owner(request)
         if self._dispatcher.draining:
             raise unavailable("This router is shutting down.", code="draining")
-        content_type = dict(headers).get(b"content-type", b"")
+        content_type = request.fields.get(b"content-type", b"")
         limit = self._dispatcher.config.batches.file_limit
         return Upload(
-            content_type, self._files, self._runner.ready, limit=limit, hold_reading=hold_reading
+            content_type,
+            owner,
+            self._files,
+            self._runner.ready,
+            limit=limit,
+            hold_reading=hold_reading,
         )
 
     def serve(self, request: Request, responder: Responder) -> FileWork:
@@ -106,11 +113,18 @@ class FilesAndBatches:
             raise method_not_allowed(method, request.path.decode("utf-8", "replace"), allowed)
         return await methods[method](request, *rest[:1])
 
+    def _owner(self, request: Request) -> str:
+        """The name of the key a request comes with; empty without one."""
+        ledger = self._dispatcher.ledger
+        account = ledger.account_of(request)
+        return "" if account is ledger.keyring.anonymous else account.name
+
     # -- files
 
     async def _list_files(self, request: Request) -> object:
         query = _query(FilesQuery, request)
         found = await self._files.listed(
+            self._owner(request),
             after=query.after,
             limit=query.limit + 1,
             purpose=query.purpose,
@@ -125,18 +139,23 @@ class FilesAndBatches:
         return file
 
     async def _get_file(self, request: Request, file_id: str) -> object:
-        return await self._files.get(file_id)
+        return await self._files.get(file_id, self._owner(request))
 
     async def _delete_file(self, request: Request, file_id: str) -> object:
-        await self._files.get(file_id)
+        await self._files.get(file_id, self._owner(request))
         await self._files.delete(file_id)
         return Deleted(file_id)
 
     async def send_content(
-        self, file_id: str, responder: Responder, headers: Headers, flowing: asyncio.Event
+        self,
+        request: Request,
+        file_id: str,
+        responder: Responder,
+        headers: Headers,
+        flowing: asyncio.Event,
     ) -> None:
         """Write a file's content, as fast as the client reads."""
-        file = await self._files.get(file_id)
+        file = await self._files.get(file_id, self._owner(request))
         responder.start(200, [_OCTETS, *headers], file.bytes)
         sent = 0
         async for piece in self._files.pieces(file_id):
@@ -152,7 +171,12 @@ class FilesAndBatches:
 
     async def _list_batches(self, request: Request) -> object:
         query = _query(ListQuery, request)
-        return page(await self._store.newest(after=query.after, limit=query.limit + 1), query.limit)
+        return page(
+            await self._store.newest(
+                self._owner(request), after=query.after, limit=query.limit + 1
+            ),
+            query.limit,
+        )
 
     async def _create(self, request: Request) -> object:
         try:
@@ -163,15 +187,15 @@ class FilesAndBatches:
             asked = BatchRequest.model_validate(data)
         except ValidationError as error:
             raise from_validation(error.errors(), data) from None
-        batch = await self._store.create(asked)
+        batch = await self._store.create(asked, self._owner(request))
         self._runner.look()
         return batch
 
     async def _get_batch(self, request: Request, batch_id: str) -> object:
-        return await self._store.get(batch_id)
+        return await self._store.get(batch_id, self._owner(request))
 
     async def _cancel(self, request: Request, batch_id: str) -> object:
-        batch = await self._store.cancel(batch_id)
+        batch = await self._store.cancel(batch_id, self._owner(request))
         self._runner.look_at(batch_id)
         return batch
 
@@ -199,7 +223,7 @@ class FileWork:
 
     async def send_content(self, request: Request, file_id: str) -> None:
         """Answer with a file's content."""
-        await self._api.send_content(file_id, self._responder, self._own, self._flowing)
+        await self._api.send_content(request, file_id, self._responder, self._own, self._flowing)
 
     async def _run(self) -> None:
         try:

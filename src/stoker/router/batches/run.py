@@ -203,19 +203,20 @@ class BatchRun:
 
     async def _ask_all(self) -> None:
         endpoint = (await self._store.get(self.batch_id)).endpoint.encode()
+        owner = await self._store.owner(self.batch_id)
         after = 0
         try:
             async with asyncio.TaskGroup() as group:
                 while page := await self._store.waiting_lines(self.batch_id, after, _PAGE):
                     for line in page:
                         await self._slots.take(line.model)
-                        group.create_task(self._ask_one(line, endpoint))
+                        group.create_task(self._ask_one(line, endpoint, owner))
                         await asyncio.sleep(0)  # it is counted at its engine before the next
                     after = page[-1].number
         except BaseExceptionGroup as several:
             raise several.exceptions[0] from None
 
-    async def _ask_one(self, line: Line, endpoint: bytes) -> None:
+    async def _ask_one(self, line: Line, endpoint: bytes, owner: str) -> None:
         """Ask until there is an answer to keep, and keep it. Holds a place all the while."""
         async with self._slots.given():
             failures = 0
@@ -223,6 +224,7 @@ class BatchRun:
             while True:
                 request = Request(b"POST", endpoint, [JSON, _URGENCY], line.body)
                 request.id = new_request_id()
+                request.on_behalf_of = owner or None
                 answer = await ask(self._dispatcher, request)
                 failures += answer.status in _BROKEN
                 if answer.status not in _NOT_NOW and not (

@@ -1,8 +1,9 @@
 """The tables of files and batches.
 
 A file's content stands in the database too, in pieces, so that all routers of a fleet have it.
-Times are seconds since 1970; ids begin with the time they were made at, so their order is that
-of creation.
+`owner` is the name of the API key that made a file or a batch, empty where none is needed; only
+that key sees it. Times are seconds since 1970; ids begin with the time they were made at, so their
+order is that of creation.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ STEPS = (
         filename TEXT NOT NULL,
         purpose TEXT NOT NULL,
         size BIGINT NOT NULL,
-        whole BIGINT NOT NULL
+        whole BIGINT NOT NULL,
+        owner TEXT NOT NULL
     );
     CREATE TABLE file_pieces (
         file_id TEXT NOT NULL,
@@ -56,6 +58,7 @@ STEPS = (
         input_tokens BIGINT NOT NULL DEFAULT 0,
         cached_tokens BIGINT NOT NULL DEFAULT 0,
         output_tokens BIGINT NOT NULL DEFAULT 0,
+        owner TEXT NOT NULL,
         held_by TEXT,
         held_until DOUBLE PRECISION NOT NULL DEFAULT 0
     );

@@ -91,12 +91,12 @@ class BatchStore:
 
     # -- what clients ask
 
-    async def create(self, request: BatchRequest) -> Batch:
+    async def create(self, request: BatchRequest, owner: str) -> Batch:
         """A batch to be validated. Raises `ApiError` when its file is not there."""
         batch_id = new_id("batch_")
 
         def work(tx: Transaction) -> Batch:
-            file = files.find(tx, request.input_file_id)
+            file = files.find(tx, request.input_file_id, owner)
             if file is None:
                 raise ApiError(
                     404,
@@ -115,6 +115,7 @@ class BatchStore:
             after = request.output_expires_after
             values: dict[str, Value] = {
                 "id": batch_id,
+                "owner": owner,
                 "status": "validating",
                 "endpoint": request.endpoint,
                 "input_file_id": file.id,
@@ -132,28 +133,36 @@ class BatchStore:
 
         return await self._database.write(work)
 
-    async def get(self, batch_id: str) -> Batch:
-        """A batch. Raises `ApiError` 404."""
-        return await self._database.read(lambda tx: _find(tx, batch_id))
+    async def get(self, batch_id: str, owner: str | None = None) -> Batch:
+        """A batch, if it is `owner`'s (None: whose it may be). Raises `ApiError` 404."""
+        return await self._database.read(lambda tx: _find(tx, batch_id, owner))
 
-    async def newest(self, *, after: str | None, limit: int) -> list[Batch]:
+    async def owner(self, batch_id: str) -> str:
+        """Whose batch it is."""
+        row = await self._database.read(
+            lambda tx: tx.row("SELECT owner FROM batches WHERE id = ?", (batch_id,))
+        )
+        assert row is not None
+        return str(row[0])
+
+    async def newest(self, owner: str, *, after: str | None, limit: int) -> list[Batch]:
         """Up to `limit` batches, newest first, made before the one with the id `after`."""
 
         def work(tx: Transaction) -> list[Batch]:
-            where, parameters = ("", []) if after is None else ("WHERE id < ? ", [after])
+            earlier, parameters = ("", []) if after is None else ("AND id < ? ", [after])
             rows = tx.rows(
-                f"{_SELECT} {where}ORDER BY id DESC LIMIT ?",
-                (*parameters, limit),
+                f"{_SELECT} WHERE owner = ? {earlier}ORDER BY id DESC LIMIT ?",
+                (owner, *parameters, limit),
             )
             return [_batch(row) for row in rows]
 
         return await self._database.read(work)
 
-    async def cancel(self, batch_id: str) -> Batch:
+    async def cancel(self, batch_id: str, owner: str) -> Batch:
         """Ask for a batch to be cancelled. Raises `ApiError` 404, or 409 if it is too late."""
 
         def work(tx: Transaction) -> Batch:
-            batch = _find(tx, batch_id, tx.for_update)
+            batch = _find(tx, batch_id, owner, tx.for_update)
             if batch.status in ("validating", "in_progress"):
                 tx.execute(
                     "UPDATE batches SET status = 'cancelling', cancelling_at = ? WHERE id = ?",
@@ -393,8 +402,8 @@ def _set_status(tx: Transaction, batch_id: str, status: str) -> None:
     )
 
 
-def _find(tx: Transaction, batch_id: str, lock: str = "") -> Batch:
-    row = tx.row(f"{_SELECT} WHERE id = ?{lock}", (batch_id,))
+def _find(tx: Transaction, batch_id: str, owner: str | None = None, lock: str = "") -> Batch:
+    row = tx.row(f"{_SELECT} WHERE id = ? AND owner = COALESCE(?, owner){lock}", (batch_id, owner))
     if row is None:
         raise ApiError(
             404,

@@ -30,6 +30,7 @@ class Upload:
     def __init__(
         self,
         content_type: bytes,
+        owner: str,
         files: FileStore,
         ready: Callable[[], Any],
         *,
@@ -41,6 +42,7 @@ class Upload:
         boundary = options.get(b"boundary")
         if kind != b"multipart/form-data" or not boundary:
             raise bad_request("An upload is a form: multipart/form-data with a boundary.")
+        self._owner = owner
         self._files = files
         self._ready = ready
         self._limit = limit
@@ -126,7 +128,7 @@ class Upload:
             while True:
                 piece = await self._pieces.get()
                 if file_id is None:
-                    file_id = await self._files.begin(self._filename or "", "")
+                    file_id = await self._files.begin(self._filename or "", "", self._owner)
                 if piece is None:
                     return file_id
                 await self._files.append(file_id, number, piece)
