@@ -132,6 +132,8 @@ class AsyncEngine:
         self._loop: asyncio.AbstractEventLoop | None = None
         # Weak, so that a stream nobody holds is collected and aborts its request.
         self._streams: WeakValueDictionary[str, RequestStream] = WeakValueDictionary()
+        self._embedding: set[asyncio.Future[Float32Array]] = set()
+        """What waits for an embedding."""
         self._condition = threading.Condition()
         self._inbox: deque[Callable[[], None]] = deque()
         self._stopping = False
@@ -243,7 +245,11 @@ class AsyncEngine:
         """
         self._check_accepting()
         loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
         done: asyncio.Future[Float32Array] = loop.create_future()
+        self._embedding.add(done)
+        done.add_done_callback(self._embedding.discard)
 
         def settle(vector: Float32Array | None, error: StokerError | None) -> None:
             if done.done():
@@ -306,6 +312,7 @@ class AsyncEngine:
                     if outputs:
                         self._hand_over(outputs)
             self._hand_over(engine.abort_all())
+            self._call_in_loop(self._end_embedding)
         except Exception as error:
             logger.exception("the engine's step loop has failed")
             self._error = f"{type(error).__name__}: {error}"
@@ -348,3 +355,12 @@ class AsyncEngine:
         for stream in list(self._streams.values()):
             stream._fail(EngineStopped(f"the engine has failed: {self._error}"))
         self._streams.clear()
+        self._end_embedding()
+
+    def _end_embedding(self) -> None:
+        reason = "the engine is shutting down"
+        if self._error is not None:
+            reason = f"the engine has failed: {self._error}"
+        for done in list(self._embedding):
+            if not done.done():
+                done.set_exception(EngineStopped(reason))
