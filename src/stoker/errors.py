@@ -14,6 +14,7 @@
     ├── MemoryPlanError           it would not fit; carries the numbers and the flag
     ├── EngineOverloaded          admission said no; `retry_after` in seconds
     ├── EngineStopped             the engine has shut down or failed
+    ├── StorageError              the router's database cannot be reached or used
     └── ConfigError               stoker.yaml is wrong; names the file, the line and the field
 
 A message says what was wrong, what was expected and what to do.
@@ -83,6 +84,10 @@ class EngineOverloaded(StokerError):
 
 class EngineStopped(StokerError):
     """The engine is shutting down, or its step loop has failed."""
+
+
+class StorageError(StokerError):
+    """The database that keeps files, batches, keys and usage cannot be reached or used."""
 
 
 class ConfigError(StokerError):

@@ -17,8 +17,10 @@ from pathlib import Path
 import numpy as np
 import openai
 import pytest
+import zmq
 from safetensors.numpy import save_file
 
+from stoker.router.kv.events import Stored, read_batch
 from tests.model.text_data import GOLDEN
 
 COMMAND = [sys.executable, "-c", "from stoker.cli.main import main; main()", "serve"]
@@ -133,6 +135,33 @@ def test_it_answers_a_client_with_a_key_and_stops_when_told(checkpoint: Path) ->
         assert process.wait(10) == 0
 
 
+def test_it_publishes_what_its_cache_holds(checkpoint: Path, tmp_path: Path) -> None:
+    past = f"ipc://{tmp_path}/replay"
+    config = {
+        "enable_kv_cache_events": True,
+        "endpoint": f"ipc://{tmp_path}/events",
+        "replay_endpoint": past,
+    }
+    arguments = [str(checkpoint), "--kv-events-config", json.dumps(config)]
+    prompt = list(range(100, 140))
+    with (
+        serving(*arguments) as (url, process),
+        openai.OpenAI(base_url=f"{url}/v1", api_key="from-the-environment") as client,
+        zmq.Context() as context,
+        context.socket(zmq.DEALER) as replay,
+    ):
+        client.completions.create(model=str(checkpoint), prompt=prompt, max_tokens=1)
+        replay.rcvtimeo = 30_000
+        replay.connect(past)
+        replay.send_multipart((b"", bytes(8)))
+        [stored] = read_batch(replay.recv_multipart()[-1])
+        assert isinstance(stored, Stored)
+        assert (stored.tokens, stored.block_size) == (tuple(prompt[:32]), 16)
+        assert (len(stored.hashes), stored.parent) == (2, None)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+
+
 def refused(*arguments: str) -> str:
     """The last line of a `stoker serve` that does not start; there is no traceback."""
     done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=60)
@@ -155,6 +184,13 @@ def test_what_is_wrong_is_named(checkpoint: Path, tmp_path: Path) -> None:
     assert "max_num_seqs" in refused(str(checkpoint), "--port", "0", "--max-num-seqs", "0")
     assert "no.jinja" in refused(str(checkpoint), "--port", "0", "--chat-template", "no.jinja")
     assert "no.keys" in refused(str(checkpoint), "--port", "0", "--api-key-file", "no.keys")
+    for settings in ("{", '{"enable_kv_cache_events": true, "endpoint": "ipc:///no/such/x"}'):
+        said = refused("/no/such/model", "--port", "0", "--kv-events-config", settings)
+        assert "--kv-events-config" in said
+    publish = ("--kv-events-config", '{"enable_kv_cache_events": true, "endpoint": "tcp://*:0"}')
+    said = refused(str(checkpoint), "--port", "0", "--no-enable-prefix-caching", *publish)
+    assert "--no-enable-prefix-caching" in said
+    assert "/no/such/model" in refused("/no/such/model", "--port", "0", *publish)
     torn = Path(shutil.copytree(checkpoint, tmp_path / "torn"))
     weights = torn / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])

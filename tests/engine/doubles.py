@@ -18,6 +18,7 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from stoker.engine.config import EngineConfig
 from stoker.engine.engine import Engine
+from stoker.engine.kv_events import KVEventListener
 from stoker.engine.outputs import RequestOutput
 from stoker.engine.sampling_params import BeamSearchParams, RequestOutputKind, SamplingParams
 from stoker.model.spec import LayerSpec, ModelSpec
@@ -249,13 +250,14 @@ def make_engine(
     *,
     runner: ContextRunner | None = None,
     clock: Clock | None = None,
+    kv_listener: KVEventListener | None = None,
     **settings: Any,
 ) -> Engine:
     """An engine over a `ContextRunner`, with small defaults."""
     defaults: dict[str, Any] = {"max_num_seqs": 16, "max_num_batched_tokens": 64, "seed": 1}
     config = EngineConfig(**(defaults | settings))
     runner = runner or ContextRunner(num_blocks, block_size)
-    return Engine(runner, byte_tokenizer(), config, clock=clock or Clock())
+    return Engine(runner, byte_tokenizer(), config, clock=clock or Clock(), kv_listener=kv_listener)
 
 
 def check(engine: Engine) -> None:

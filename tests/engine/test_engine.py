@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from stoker.engine.engine import Engine
+from stoker.engine.kv_events import AllBlocksCleared, BlockStored, KVEvent
 from stoker.engine.outputs import RequestOutput
 from stoker.engine.sampling_params import (
     BeamSearchParams,
@@ -413,3 +414,20 @@ def test_totals() -> None:
     assert stats.prefix_cache_hits == 12
     assert stats.finished == {"length": 3}
     assert stats.steps == 4
+
+
+def test_what_the_cache_holds_is_told_once_a_step() -> None:
+    told: list[list[KVEvent]] = []
+    engine = make_engine(kv_listener=told.append)
+    engine.submit("salted", PROMPT, greedy(1), cache_salt="mine")
+    finish_all(engine)
+    [events] = told
+    assert [type(event) for event in events] == [BlockStored] * 3
+    salts = [event.cache_salt for event in events if isinstance(event, BlockStored)]
+    assert salts == [b"mine", b"", b""], "the first block's; the others follow from it"
+    assert engine.reset_prefix_cache()
+    assert told[1:] == [[AllBlocksCleared()]]
+
+
+def test_nothing_is_noted_when_nobody_listens() -> None:
+    assert make_engine().pool.listener is None

@@ -32,7 +32,7 @@ def test_an_engine_is_planned_loaded_and_answers(
     checkpoint: Path, runner: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     steps: list[StepStats] = []
-    events: list[KVEvent] = []
+    events: list[list[KVEvent]] = []
     config = EngineConfig.from_mapping(
         {"runner": runner, "kv_cache_memory_bytes": 10**6, "max_num_seqs": 4}
     )
@@ -57,7 +57,7 @@ def test_an_engine_is_planned_loaded_and_answers(
         outputs += loaded.engine.step()
     assert len(outputs[-1].outputs[0].token_ids) == 4
     assert len(steps) == 4
-    assert [type(event) for event in events] == [BlockStored]
+    assert [[type(event) for event in step] for step in events] == [[BlockStored]]
     loaded.engine.close()
 
 

@@ -18,6 +18,7 @@ from tokenizers import decoders, models, pre_tokenizers
 from stoker.engine.async_engine import AsyncEngine
 from stoker.engine.config import EngineConfig
 from stoker.engine.engine import Engine
+from stoker.engine.kv_events import KVEventListener
 from stoker.model.spec import LayerSpec, ModelSpec
 from stoker.model.template import ChatTemplate
 from stoker.model.tokenizer import Tokenizer
@@ -158,6 +159,7 @@ def letter_model(
     gate: threading.Event | None = None,
     template: str = CHATML,
     answer: str | None = None,
+    kv_listener: KVEventListener | None = None,
 ) -> ServedModel:
     """A served model that computes letters, or says `answer` as far as it may."""
     if gate is None:
@@ -179,6 +181,7 @@ def letter_model(
         LetterRunner(spec, CacheConfig(num_blocks), gate, delay, answer),
         tokenizer,
         config or EngineConfig(seed=1),
+        kv_listener=kv_listener,
     )
     metrics = EngineMetrics(
         engine.stats,

@@ -8,11 +8,15 @@ import threading
 import time
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from stoker.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from stoker.engine.config import EngineConfig
+    from stoker.telemetry.kv_events.publisher import KVEventPublisher
 
 _ENGINE = "Engine"
 _ACCESS = "Access"
@@ -183,6 +187,13 @@ def serve(
             rich_help_panel=_BEHAVIOUR,
         ),
     ] = False,
+    kv_events_config: Annotated[
+        str | None,
+        typer.Option(
+            help="JSON: where to publish what the prefix cache holds, with vLLM's fields.",
+            rich_help_panel=_BEHAVIOUR,
+        ),
+    ] = None,
     log_requests: Annotated[
         bool,
         typer.Option("--log-requests", help="A line a request.", rich_help_panel=_BEHAVIOUR),
@@ -238,6 +249,7 @@ def serve(
     keys = KeyRing(api_key or (), api_key_file)
     template = _read_template(chat_template)
     listener = bind(host, port)
+    kv_events = _publisher(kv_events_config, engine_config)
 
     from stoker.model.store import resolve
 
@@ -254,7 +266,13 @@ def serve(
 
         try:
             loading.set_result(
-                load_model(path, engine_config, served_name=names[0], chat_template=template)
+                load_model(
+                    path,
+                    engine_config,
+                    served_name=names[0],
+                    chat_template=template,
+                    kv_listener=None if kv_events is None else kv_events.publish,
+                )
             )
         except BaseException as error:
             loading.set_exception(error)
@@ -265,12 +283,35 @@ def serve(
     from stoker.server.run import serve as run
 
     url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
-    run(
-        create_app(server_config, keys, loading.result),
-        listener,
-        drain_timeout=drain_timeout,
-        on_ready=lambda: _greet(names[0], url, keys.required, began),
-    )
+    try:
+        run(
+            create_app(server_config, keys, loading.result),
+            listener,
+            drain_timeout=drain_timeout,
+            on_ready=lambda: _greet(names[0], url, keys.required, began),
+        )
+    finally:
+        if kv_events is not None:
+            kv_events.close()
+
+
+def _publisher(settings: str | None, engine: EngineConfig) -> KVEventPublisher | None:
+    if settings is None:
+        return None
+    from stoker.telemetry.kv_events.config import read_config
+
+    config = read_config(settings)
+    if not config.publishes:
+        return None
+    if not engine.enable_prefix_caching:
+        raise InvalidRequest(
+            "--kv-events-config publishes what the prefix cache holds, and "
+            "--no-enable-prefix-caching turns it off: leave one of them out",
+            param="kv_events_config",
+        )
+    from stoker.telemetry.kv_events.publisher import KVEventPublisher
+
+    return KVEventPublisher(config)
 
 
 def _read_template(file: Path | None) -> str | None:

@@ -14,13 +14,13 @@ PagedAttention", SOSP 2023.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stoker.engine.kv_events import AllBlocksCleared, BlockRemoved, BlockStored, KVEventListener
+from stoker.engine.kv_events import AllBlocksCleared, BlockRemoved, BlockStored, KVEvent
 
 _HASH_BYTES = 32
 
@@ -49,7 +49,10 @@ class BlockPool:
     """
 
     def __init__(
-        self, num_blocks: int, block_size: int, listener: KVEventListener | None = None
+        self,
+        num_blocks: int,
+        block_size: int,
+        listener: Callable[[KVEvent], None] | None = None,
     ) -> None:
         self.num_blocks = num_blocks
         self.block_size = block_size
@@ -145,9 +148,14 @@ class BlockPool:
                 raise RuntimeError(f"block {block} was released more often than acquired")
 
     def register(
-        self, block: int, block_hash: bytes, parent: bytes | None, token_ids: NDArray[np.int32]
+        self,
+        block: int,
+        block_hash: bytes,
+        parent: bytes | None,
+        token_ids: NDArray[np.int32],
+        extra_keys: bytes = b"",
     ) -> int:
-        """Enter a full, computed block into the prefix cache.
+        """Enter a full, computed block into the prefix cache, as `hash_block` hashed it.
 
         Returns the block that now stands for this content: another one where it was already
         cached. The caller should use that one and release its own.
@@ -158,9 +166,9 @@ class BlockPool:
         self._hashes[block] = block_hash
         self._block_of_hash[block_hash] = block
         if self.listener is not None:
-            self.listener(
-                BlockStored((block_hash,), parent, tuple(token_ids.tolist()), self.block_size)
-            )
+            salt = extra_keys if parent is None else b""
+            tokens = tuple(token_ids.tolist())
+            self.listener(BlockStored((block_hash,), parent, tokens, self.block_size, salt))
         return block
 
     def forget_prefixes(self) -> bool:

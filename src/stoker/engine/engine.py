@@ -13,7 +13,7 @@ from stoker.engine.admission import Admission
 from stoker.engine.batch_builder import BuiltBatch, build_batch
 from stoker.engine.block_pool import BlockPool
 from stoker.engine.config import EngineConfig
-from stoker.engine.kv_events import KVEventListener
+from stoker.engine.kv_events import KVEvent, KVEventListener
 from stoker.engine.output_processor import OutputProcessor
 from stoker.engine.outputs import RequestOutput
 from stoker.engine.request import Request
@@ -57,7 +57,13 @@ class Engine:
             )
         # Any request within the context fits the cache when it has it for itself.
         self.max_model_len = config.max_model_len or longest
-        self.pool = BlockPool(cache.num_blocks, cache.block_size, kv_listener)
+        self._kv_listener = kv_listener
+        self._kv_events: list[KVEvent] = []
+        self.pool = BlockPool(
+            cache.num_blocks,
+            cache.block_size,
+            None if kv_listener is None else lambda event: self._kv_events.append(event),
+        )
         self.slots = SlotTable(config.max_num_seqs, -(-self.max_model_len // cache.block_size))
         self.scheduler = Scheduler(config, self.pool, self.slots)
         self._admission = Admission(config, tokenizer, runner.spec.vocab_size, self.max_model_len)
@@ -200,6 +206,7 @@ class Engine:
                 self._retry.note_ended(self._clock())
         if self.step_listener is not None:
             self.step_listener(stats)
+        self._tell_kv_events()
         self._check_if_idle()
         return outputs
 
@@ -227,7 +234,9 @@ class Engine:
 
     def reset_prefix_cache(self) -> bool:
         """Forget all cached prefixes; False (and nothing done) while blocks are in use."""
-        return self.pool.forget_prefixes()
+        done = self.pool.forget_prefixes()
+        self._tell_kv_events()
+        return done
 
     def check(self) -> None:
         """Verify that queues, slots, blocks and reference counts agree. Raises RuntimeError."""
@@ -237,6 +246,11 @@ class Engine:
         """Free the model."""
         self._masks.close()
         self.runner.close()
+
+    def _tell_kv_events(self) -> None:
+        if self._kv_events and self._kv_listener is not None:
+            events, self._kv_events = self._kv_events, []
+            self._kv_listener(events)
 
     def _check_if_idle(self) -> None:
         if not self._requests:

@@ -14,6 +14,8 @@ class BlockStored:
     parent_block_hash: bytes | None
     token_ids: tuple[int, ...]
     block_size: int
+    cache_salt: bytes = b""
+    """Of the first block of a prompt that has one: its prefix is shared with that salt only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,5 +31,6 @@ class AllBlocksCleared:
 
 
 KVEvent = BlockStored | BlockRemoved | AllBlocksCleared
-KVEventListener = Callable[[KVEvent], None]
-"""Called in the engine's thread, in the order of the events; must return at once."""
+KVEventListener = Callable[[list[KVEvent]], None]
+"""Called in the engine's thread with the events of each step that had any, in their order; must
+return at once."""

@@ -245,7 +245,8 @@ class Scheduler:
             block_hash = sequence.block_hash(i, size)
             parent = sequence.block_hash(i - 1, size) if i else None
             tokens = sequence.tokens(i * size, (i + 1) * size)
-            block = self._pool.register(table[i], block_hash, parent, tokens)
+            salt = sequence.request.cache_salt
+            block = self._pool.register(table[i], block_hash, parent, tokens, salt)
             if block != table[i]:
                 self._pool.acquire([block])
                 self._replace_block(sequence, i, block)

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ByteSize,
     ConfigDict,
@@ -14,6 +15,8 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+
+from stoker.router.storage.url import check_url, default_url
 
 EngineKind = Literal["native", "vllm", "llama_cpp", "openai"]
 Ability = Literal["tools", "vision", "audio", "schema"]
@@ -88,6 +91,12 @@ class Admission(_Section):
 
     max_queue: Annotated[int, Field(ge=0)] = 1024
     max_wait: Seconds = 30.0
+
+
+class Storage(_Section):
+    """The database for what must outlive the router."""
+
+    url: Annotated[str, AfterValidator(check_url)] = Field(default_factory=default_url)
 
 
 class RouterSection(_Section):
@@ -212,6 +221,7 @@ class Config(_Section):
     health: Health = Health()
     admission: Admission = Admission()
     supervision: Supervision = Supervision()
+    storage: Storage = Field(default_factory=Storage)
     default_model: str | None = None
     aliases: dict[str, str] = {}
     engines: tuple[EngineConfig, ...]

@@ -19,6 +19,7 @@ from stoker.router.policies import POLICIES
 from stoker.router.policies.kv import Kv
 from stoker.router.prober import Prober
 from stoker.router.request import Request
+from stoker.router.storage import open_database
 from stoker.router.wire import error_headers, own_headers
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ class RouterServer:
         self.config = config
         self.loop = asyncio.get_running_loop()
         self.dispatcher = Dispatcher(config, POLICIES[config.router.policy](), self.loop)
+        self.database = open_database(config.storage.url)
         self.connections: set[ClientConnection] = set()
         self._control = Control(self.dispatcher, self.connections.__len__)
         self._batches = BatchHandler(self.dispatcher)
@@ -92,6 +94,8 @@ class RouterServer:
         old, new = self.config.router, config.router
         if (old.host, old.port) != (new.host, new.port):
             log.warning("router.host and router.port change only when the router is restarted")
+        if self.config.storage != config.storage:
+            log.warning("storage.url changes only when the router is restarted")
         policy = POLICIES[new.policy]() if new.policy != old.policy else None
         fleet = self.dispatcher.fleet
         engines = fleet.prepare(config, self.loop.time())
@@ -164,6 +168,7 @@ class RouterServer:
         await asyncio.gather(*tasks, return_exceptions=True)
         for connection in list(self.connections):
             connection.close()
+        await self.database.close()
 
     def handle(self, request: Request, connection: ClientConnection) -> Work | None:
         """Answer a request, or set going what will."""

@@ -5,19 +5,26 @@ from __future__ import annotations
 from stoker.engine.async_engine import AsyncEngine
 from stoker.engine.config import EngineConfig
 from stoker.engine.factory import build_engine
+from stoker.engine.kv_events import KVEventListener
 from stoker.server.state import ServedModel
 from stoker.telemetry.metrics import EngineMetrics
 
 
 def load_model(
-    model: str, config: EngineConfig, *, served_name: str, chat_template: str | None = None
+    model: str,
+    config: EngineConfig,
+    *,
+    served_name: str,
+    chat_template: str | None = None,
+    kv_listener: KVEventListener | None = None,
 ) -> ServedModel:
     """Load a model and start its engine.
 
-    `served_name` labels its metrics; `chat_template` is Jinja text in place of the model's own.
+    `served_name` labels its metrics; `chat_template` is Jinja text in place of the model's own;
+    `kv_listener` hears what the prefix cache holds.
     Raises `ModelError`, `MemoryPlanError` or `TemplateError`.
     """
-    loaded = build_engine(model, config, chat_template=chat_template)
+    loaded = build_engine(model, config, chat_template=chat_template, kv_listener=kv_listener)
     engine = loaded.engine
     cache = engine.runner.cache
     metrics = EngineMetrics(

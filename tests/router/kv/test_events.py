@@ -79,6 +79,13 @@ def test_sliding_windows_and_unknown_events_are_left_out() -> None:
     assert read_batch(msgspec.msgpack.encode([1.0, events])) == EXPECTED[:1]
 
 
+def test_blocks_of_one_salt_or_of_an_image_are_not_there_for_others() -> None:
+    keyed = STORED | {"extra_keys": [["l"], ["l", ["image", 0]]]}
+    salted = STORED | {"extra_keys": [["l", "salt"], ["l"]]}
+    found = read_batch(msgspec.msgpack.encode([1.0, [keyed, salted]]))
+    assert [event.hashes for event in found if isinstance(event, Stored)] == [(b"a",), ()]
+
+
 @pytest.mark.parametrize(
     "payload",
     [

@@ -20,7 +20,9 @@ from tests.router.policies.fleets import fleet
 class Publisher:
     """An engine's side: publishes batches, replays them if asked."""
 
-    def __init__(self, *, replays: bool = True) -> None:
+    def __init__(self, *, replays: bool = True, topic: bool = True) -> None:
+        self._topic = (b"kv",) if topic else ()
+        """Older engines leave the topic out of what they replay."""
         self._context = zmq.asyncio.Context.instance()
         self._pub = self._context.socket(zmq.PUB)
         self._pub.linger = 0
@@ -51,10 +53,10 @@ class Publisher:
             client, _, start = await self._router.recv_multipart()
             self.replayed += 1
             for number in range(int.from_bytes(start, "big"), len(self.kept)):
-                frames = (client, b"", number.to_bytes(8, "big"), self.kept[number])
-                await self._router.send_multipart(frames)
+                frames = (*self._topic, number.to_bytes(8, "big"), self.kept[number])
+                await self._router.send_multipart((client, b"", *frames))
             end = (-1).to_bytes(8, "big", signed=True)
-            await self._router.send_multipart((client, b"", end, b""))
+            await self._router.send_multipart((client, b"", *self._topic, end, b""))
 
     def close(self) -> None:
         self._task.cancel()
@@ -97,8 +99,9 @@ async def test_events_reach_the_index(publishers: list[Publisher]) -> None:
     task.cancel()
 
 
-async def test_what_was_there_before_is_replayed(publishers: list[Publisher]) -> None:
-    publishers.append(publisher := Publisher())
+@pytest.mark.parametrize("topic", [True, False])
+async def test_what_was_there_before_is_replayed(publishers: list[Publisher], topic: bool) -> None:
+    publishers.append(publisher := Publisher(topic=topic))
     await publisher.publish("before", heard=False)
     index = KvIndex(asyncio.get_running_loop().time)
     engine, task = await follow(publisher, index)

@@ -63,8 +63,9 @@ def _read_events(events: Sequence[Any]) -> Iterator[Event]:
         kind, fields = _open(event)
         if kind == "BlockStored" and _is_full_attention(fields):
             lora = fields.get("lora_name") or fields.get("lora_id")
+            hashes = tuple(fields["block_hashes"])
             yield Stored(
-                hashes=tuple(fields["block_hashes"]),
+                hashes=hashes[: _shared(fields.get("extra_keys"), lora, len(hashes))],
                 parent=fields["parent_block_hash"],
                 tokens=tuple(fields["token_ids"]),
                 block_size=int(fields["block_size"]),
@@ -82,6 +83,15 @@ def _open(event: Any) -> tuple[str, Mapping[str, Any]]:
     kind, *values = event
     names = _REMOVED if kind == "BlockRemoved" else (*_STORED, *_STORED_LATER)
     return str(kind), dict(zip(names, values, strict=False))
+
+
+def _shared(extra_keys: Any, lora: Any, count: int) -> int:
+    """How many of the first of `count` blocks any prompt with their tokens can use: those before
+    one that belongs to a cache salt, or to an image."""
+    for number, keys in enumerate(extra_keys or ()):
+        if any(key != lora for key in keys or ()):
+            return number
+    return count
 
 
 def _is_full_attention(fields: Mapping[str, Any]) -> bool:

@@ -90,7 +90,8 @@ class Subscriber:
                 async with asyncio.timeout(_REPLAY_TIMEOUT_S):
                     await socket.send_multipart((b"", start.to_bytes(8, "big")))
                     while True:
-                        _, raw, payload = await socket.recv_multipart()
+                        # An empty frame, with newer engines the topic, a number, a payload.
+                        *_, raw, payload = await socket.recv_multipart()
                         if raw == _END:
                             return
                         number = int.from_bytes(raw, "big")
