@@ -15,10 +15,11 @@ from langchain_openai import ChatOpenAI
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 
 
-class TestThroughChatOpenAI(ChatModelIntegrationTests):
+class TestThroughChatOpenAI(ChatModelIntegrationTests):  # type: ignore[misc]  # not installed here
     @property
     def chat_model_class(self) -> type[BaseChatModel]:
-        return ChatOpenAI
+        found: type[BaseChatModel] = ChatOpenAI
+        return found
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
