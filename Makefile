@@ -51,7 +51,8 @@ kernels:  ## rebuild the kernels in place, after a change in kernels/
 clean:  ## remove everything that was built
 	rm -rf $(VENV) build src/stoker/_kernels*.so
 
-# An environment with what a server needs, and nothing else.
+# An environment with what a server needs, and nothing else: the compiler's tools come and go with
+# the build, and Python compiles what is imported, not all that is installed.
 $(VENV)/.pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Stoker needs Python 3.11 or newer; this is $$($(PYTHON) --version). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
@@ -61,16 +62,15 @@ $(VENV)/.pip:
 	@$(PYTHON) -m venv $(VENV) || \
 	  { echo "Python's venv module is missing. On Debian or Ubuntu: apt-get install python3-venv"; exit 1; }
 	@$(BIN)/pip install -q --upgrade pip
-	@$(BIN)/pip install -q "scikit-build-core>=1.0,<2" "nanobind>=2.9,<4" "cmake>=3.20" "ninja>=1.11"
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.pip pyproject.toml $(KERNEL_SOURCES)
 	@echo "Compiling the kernels and installing Stoker (about a minute the first time) …"
-	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pip install -q --no-build-isolation -e .
+	@$(BIN)/pip install -q --no-compile -e .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.installed
-	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pip install -q --no-build-isolation -e ".[dev]"
+	@$(BIN)/pip install -q --group dev
 	@touch $@
 
 # Programs that judge a server from outside, in environments of their own: what they depend on

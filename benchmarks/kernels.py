@@ -20,7 +20,8 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from ceilings import build
+
 SHAPES = [(576, 576), (192, 576), (1536, 576), (576, 1536), (49152, 576), (2048, 2048),
           (8192, 2048), (2048, 8192)]  # fmt: skip
 ISAS = ["portable", "avx2", "avx512", "amx"]
@@ -47,17 +48,6 @@ class Result:
     read_gb_per_s: float
     peak_gmac_per_s: float
     rounding_us: float
-
-
-def build() -> Path:
-    directory = ROOT / "build" / "kernels"
-    options = ["-G", "Ninja", f"-DPython_EXECUTABLE={sys.executable}"]
-    for command in (
-        ["cmake", "-S", str(ROOT), "-B", str(directory), *options],
-        ["cmake", "--build", str(directory), "--target", "kernel_bench"],
-    ):
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return directory / "kernel_bench"
 
 
 def measure(program: Path, case: Case, repeats: int) -> Result | None:

@@ -11,10 +11,17 @@ measures, the others are stopped (SIGSTOP), so that none disturbs another.
 - decode, batch B: tokens per second after the first token, from the difference between a run
   that answers with N tokens and one that answers with a single token.
 - prefill, P: prompt tokens per second of one request that answers with a single token.
+- first token, P: milliseconds from a prompt of P tokens to the first token of the answer.
 - generate, batch B: answer tokens per second of the whole call, prompts included.
 
 llama.cpp is measured with its own `llama-batched-bench` (no HTTP, no sampling: its best case),
-the best of the files given for each figure. docs/performance.md explains the targets.
+the best of the files given for each figure. Beside Stoker's figures stands their share of this
+machine's ceilings, which are measured here too (`ceilings.py`): at batch 1 of reading memory as
+large as the weights, in prefill of the best multiplying instruction on registers alone.
+
+A long comparison can be made in parts: with `--json FILE --resume` the samples that FILE has are
+kept and those of this run added, so `--sections decode --batches 64` and so on may follow each
+other. docs/performance.md explains the figures.
 """
 
 from __future__ import annotations
@@ -25,7 +32,6 @@ import json
 import os
 import platform
 import signal
-import statistics
 import subprocess
 import sys
 import time
@@ -34,11 +40,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from ceilings import measure
+from peers_report import FIRST_TOKEN, Comparison, Share, plot, table
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
+from step import computes_in_bf16, work_of
+
+from stoker.model.loader import open_model
+from stoker.model.store import resolve
 
 HERE = Path(__file__).resolve().parent
+SECTIONS = ("decode", "prefill", "first", "generate")
 console = Console(stderr=True)
 
 
@@ -46,7 +58,7 @@ console = Console(stderr=True)
 class Load:
     """One thing to measure."""
 
-    kind: str  # "decode", "prefill" or "generate"
+    kind: str  # one of SECTIONS
     batch: int
     prompt: int
     tokens: int
@@ -55,11 +67,13 @@ class Load:
     def label(self) -> str:
         if self.kind == "prefill":
             return f"prefill {self.prompt}"
+        if self.kind == "first":
+            return f"{FIRST_TOKEN} {self.prompt}, ms"
         return f"{self.kind} ×{self.batch}"
 
 
 class Peer(Protocol):
-    """An engine under test. `measure` returns tokens per second."""
+    """An engine under test. `measure` returns tokens per second, or milliseconds to a token."""
 
     name: str
     start_s: float | None
@@ -97,6 +111,8 @@ class Worker:
             one = self._ask(load.batch, load.prompt, 1, seed)
             if load.kind == "prefill":
                 return load.prompt / one
+            if load.kind == "first":
+                return 1e3 * one
             whole = self._ask(load.batch, load.prompt, load.tokens, seed + 1)
             return load.batch * (load.tokens - 1) / (whole - one)
 
@@ -143,9 +159,12 @@ class LlamaCpp:
         self.start_s: float | None = None
         self.rss_mib: float | None = None
         self._binary, self._model, self._threads = binary, model, threads
+        began = time.monotonic()
+        self.measure(Load("first", 1, 5, 1), 0)
+        self.start_s = time.monotonic() - began
 
     def measure(self, load: Load, seed: int) -> float:
-        tokens = 1 if load.kind == "prefill" else load.tokens
+        tokens = 1 if load.kind in ("prefill", "first") else load.tokens
         context = load.batch * (load.prompt + tokens) + 256
         command = [
             str(self._binary), "-m", str(self._model), "-c", str(context), "-b", "2048",
@@ -165,6 +184,8 @@ class LlamaCpp:
         row = json.loads(next(line for line in output.splitlines() if line.startswith("{")))
         if load.kind == "prefill":
             return float(row["speed_pp"])
+        if load.kind == "first":
+            return 1e3 * float(row["t_pp"])
         if load.kind == "decode":
             return float(row["speed_tg"])
         return load.batch * tokens / (float(row["t_pp"]) + float(row["t_tg"]))
@@ -190,50 +211,6 @@ def run(peers: list[Peer], loads: list[Load], repeats: int) -> dict[str, dict[st
     return results
 
 
-def table(
-    results: dict[str, dict[str, list[float]]], peers: list[Peer], title: str
-) -> tuple[Table, dict[str, Any]]:
-    """The medians, and Stoker's ratio to the best llama.cpp file and to vLLM."""
-    medians = {
-        label: {name: statistics.median(rates) for name, rates in row.items()}
-        for label, row in results.items()
-    }
-    out = Table(title=title, title_justify="left")
-    out.add_column("tokens/s (median)")
-    for peer in peers:
-        out.add_column(peer.name, justify="right")
-    out.add_column("÷ best llama.cpp", justify="right")
-    out.add_column("÷ vLLM", justify="right")
-    ratios: dict[str, dict[str, float]] = {}
-    for label, row in medians.items():
-        ours = max((v for k, v in row.items() if k.startswith("stoker")), default=0.0)
-        llama = max((v for k, v in row.items() if k.startswith("llama.cpp")), default=0.0)
-        vllm = row.get("vllm bf16", 0.0)
-        ratios[label] = {
-            **({"llama.cpp": ours / llama} if llama else {}),
-            **({"vllm": ours / vllm} if vllm else {}),
-        }
-        out.add_row(
-            label,
-            *(f"{row[peer.name]:,.0f}" for peer in peers),
-            f"{ours / llama:.2f}×" if llama else "–",
-            f"{ours / vllm:.2f}×" if vllm else "–",
-        )
-    for label, values, form in (
-        ("start to first token, s", [p.start_s for p in peers], "{:.1f}"),
-        ("peak memory, MiB", [p.rss_mib for p in peers], "{:,.0f}"),
-    ):
-        out.add_row(label, *(form.format(v) if v is not None else "–" for v in values), "", "")
-    data = {
-        "medians": medians,
-        "samples": results,
-        "ratios": ratios,
-        "start_s": {p.name: p.start_s for p in peers},
-        "peak_rss_mib": {p.name: p.rss_mib for p in peers},
-    }
-    return out, data
-
-
 def machine() -> str:
     model = "unknown processor"
     for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -243,26 +220,44 @@ def machine() -> str:
     return f"{len(os.sched_getaffinity(0))} × {model}, {platform.system()} {platform.release()}"
 
 
-def plot(results: dict[str, Any], path: Path) -> None:
-    """Bars of the medians, one group per load."""
-    import matplotlib
+def shares(arguments: argparse.Namespace, threads: int) -> dict[str, Share]:
+    """What of the ceilings a token per second of Stoker is, for each kind of load that has one.
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    The ceiling's weights are in the format that Stoker computes them in, so only where one format
+    is compared."""
+    model = open_model(resolve(arguments.stoker))
+    weight_format = (arguments.stoker_format or [None])[0]
+    work = work_of(model, weight_format)
+    nbytes = sum(part.bytes for part in work.values())
+    found = measure(nbytes / 1e6, isa=arguments.isa or "", threads=threads)
+    rate = found.int8_gmac_per_s
+    if computes_in_bf16(model, weight_format):
+        rate = found.bf16_gmac_per_s
+    macs = sum(part.weights for name, part in work.items() if name != "logits")
+    shared = {"decode ×1": Share("of reading memory", nbytes / 1e9 / found.read_gb_per_s)}
+    if rate:
+        shared["prefill"] = Share("of multiplying", macs / 1e9 / rate)
+    return shared
 
-    medians: dict[str, dict[str, float]] = results["medians"]
-    names = list(next(iter(medians.values())))
-    figure, axes = pyplot.subplots(1, len(medians), figsize=(2.2 * len(medians), 3.2))
-    for axis, (label, row) in zip(axes, medians.items(), strict=True):
-        colours = ["#d9480f" if n.startswith("stoker") else "#adb5bd" for n in names]
-        axis.bar(range(len(names)), [row[n] for n in names], color=colours)
-        axis.set_title(label, fontsize=9)
-        axis.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=7)
-        axis.tick_params(axis="y", labelsize=7)
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylabel("tokens/s")
-    figure.tight_layout()
-    figure.savefig(path)
+
+def loads_of(arguments: argparse.Namespace) -> list[Load]:
+    """What the sections asked for consist of."""
+    sections = [s for s in arguments.sections.split(",") if s]
+    unknown = set(sections) - set(SECTIONS)
+    if unknown:
+        raise SystemExit(f"--sections: no {', '.join(sorted(unknown))}; there are {SECTIONS}")
+    loads = []
+    for section in sections:
+        if section == "prefill":
+            loads += [Load(section, 1, int(p), 1) for p in arguments.prefill.split(",") if p]
+        elif section == "first":
+            loads.append(Load(section, 1, arguments.prompt, 1))
+        else:
+            loads += [
+                Load(section, int(b), arguments.prompt, arguments.tokens)
+                for b in arguments.batches.split(",")
+            ]
+    return loads
 
 
 def main() -> None:
@@ -280,24 +275,31 @@ def main() -> None:
     )
     parser.add_argument("--vllm-python", help="interpreter of vLLM's environment")
     parser.add_argument("--vllm-model", help="model directory for vLLM")
-    parser.add_argument("--batches", default="1,8,32")
+    parser.add_argument("--batches", default="1,8,32,64")
     parser.add_argument("--prompt", type=int, default=128, help="prompt tokens in batches")
     parser.add_argument("--tokens", type=int, default=64, help="answer tokens")
     parser.add_argument("--prefill", default="1000,4000")
-    parser.add_argument("--generate", action="store_true", help="whole calls too")
+    parser.add_argument(
+        "--sections", default="decode,prefill,first", help=f"some of {', '.join(SECTIONS)}"
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--json", type=Path, help="write every sample here")
+    parser.add_argument("--resume", action="store_true", help="add to the samples of --json")
     parser.add_argument("--plot", type=Path, help="draw the medians here (.svg or .png)")
     parser.add_argument("--logs", type=Path, default=Path("build/bench-logs"))
     arguments = parser.parse_args()
     arguments.logs.mkdir(parents=True, exist_ok=True)
 
-    batches = [int(b) for b in arguments.batches.split(",")]
-    loads = [Load("decode", b, arguments.prompt, arguments.tokens) for b in batches]
-    loads += [Load("prefill", 1, int(p), 1) for p in arguments.prefill.split(",") if p]
-    if arguments.generate:
-        loads += [Load("generate", b, arguments.prompt, arguments.tokens) for b in batches]
+    loads = loads_of(arguments)
+    comparison = Comparison(machine=machine())
+    if arguments.resume:
+        if not arguments.json:
+            parser.error("--resume needs --json")
+        if arguments.json.exists():
+            comparison = Comparison.load(arguments.json)
+    if len(arguments.stoker_format) < 2:
+        comparison.shares |= shares(arguments, arguments.threads)
 
     peers: list[Peer] = []
     try:
@@ -322,19 +324,20 @@ def main() -> None:
             )
         else:
             console.print("vLLM is left out: give --vllm-python and --vllm-model")
-        results = run(peers, loads, arguments.repeats)
-        title = f"{Path(arguments.stoker).name} on {machine()}, median of {arguments.repeats}"
-        rendered, data = table(results, peers, title)
-        Console(width=140).print(rendered)
+        for label, row in run(peers, loads, arguments.repeats).items():
+            for name, samples in row.items():
+                comparison.add(label, name, samples)
     finally:
         for peer in peers:
             peer.close()
-    data["machine"] = machine()
-    data["options"] = {k: str(v) for k, v in vars(arguments).items()}
+    for peer in peers:
+        comparison.note(peer.name, peer.start_s, peer.rss_mib)
+    title = f"{Path(arguments.stoker).name} on {comparison.machine}, medians"
+    Console(width=150).print(table(comparison, title))
     if arguments.json:
-        arguments.json.write_text(json.dumps(data, indent=1))
+        comparison.save(arguments.json, {k: str(v) for k, v in vars(arguments).items()})
     if arguments.plot:
-        plot(data, arguments.plot)
+        plot(comparison, arguments.plot)
 
 
 if __name__ == "__main__":

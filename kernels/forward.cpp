@@ -72,18 +72,22 @@ void Forward::work(int thread) {
   StepClock clock(thread == 0 ? output_->timings : nullptr);
   if (batch_->copies > 0) {
     copy_blocks(thread);
-    pool_.barrier(thread);
+    meet(Part::embed, thread, clock);
   }
   embed(thread);
-  pool_.barrier(thread);
-  clock.mark(&Timings::other);
+  meet(Part::embed, thread, clock);
   for (int layer = 0; layer < config_.num_layers(); ++layer) {
     attention_block(layer, thread, clock);
     mlp_block(layer, thread, clock);
   }
   embeddings(thread);
-  clock.mark(&Timings::other);
   logits_and_samples(thread, clock);
+}
+
+void Forward::meet(Part done, int thread, StepClock& clock) {
+  clock.mark(done);
+  pool_.barrier(thread);
+  clock.mark(Part::waiting);
 }
 
 // Layers are shared, so that copies of copies within a layer keep their order.
@@ -130,7 +134,7 @@ void Forward::round_part(const float* part, int m, int col, int cols, const Roun
     round_activations(matmul_, part, 0, 0, 1, part_of_row(out.bf16, m, col, cols));
 }
 
-Rounded Forward::normed(const NormWeights& norm, int thread) {
+Rounded Forward::normed(const NormWeights& norm, int thread, StepClock& clock) {
   const ThreadWorkspace mine = space_.thread(thread);
   const bool alone = batch_->tokens <= kRedundantRows;
   const Rounded out = space_.rounded(alone ? mine.redundant : space_.hidden, batch_->tokens,
@@ -141,7 +145,10 @@ Rounded Forward::normed(const NormWeights& norm, int thread) {
     norm_row(norm, space_.x + static_cast<ptrdiff_t>(m) * config_.hidden_size, mine.row);
     round_row(mine.row, m, out);
   }
-  if (!alone) pool_.barrier(thread);
+  if (alone)
+    clock.mark(Part::norm);
+  else
+    meet(Part::norm, thread, clock);
   return out;
 }
 
@@ -188,7 +195,7 @@ void Forward::project(const PackedMatrix& weight, const Vector& bias, const Roun
   }
 }
 
-void Forward::add_normed(const NormWeights& norm, int thread) {
+void Forward::add_normed(const NormWeights& norm, int thread, StepClock& clock) {
   const ThreadWorkspace mine = space_.thread(thread);
   const Share rows = share_of(batch_->tokens, thread, pool_.size());
   for (int m = rows.begin; m < rows.end; ++m) {
@@ -196,31 +203,26 @@ void Forward::add_normed(const NormWeights& norm, int thread) {
     norm_row(norm, space_.projected + row, mine.row);
     ops_.add(mine.row, config_.hidden_size, space_.x + row);
   }
-  pool_.barrier(thread);
+  meet(Part::norm, thread, clock);
 }
 
 // ---- attention ------------------------------------------------------------------------------
 
 void Forward::attention_block(int layer, int thread, StepClock& clock) {
   const LayerWeights& w = weights_.layers[layer];
-  const Rounded in = normed(w.attn_norm, thread);
-  clock.mark(&Timings::other);
+  const Rounded in = normed(w.attn_norm, thread, clock);
   const Product qkv[] = {{&w.q, &w.q_bias, 0},
                          {&w.k, &w.k_bias, config_.q_size()},
                          {&w.v, &w.v_bias, config_.q_size() + config_.kv_size()}};
   products(qkv, 3, in, batch_->tokens, space_.qkv, config_.qkv_size(), thread);
-  pool_.barrier(thread);
-  clock.mark(&Timings::matmul);
+  meet(Part::qkv, thread, clock);
   rotate_and_write(layer, thread);
-  pool_.barrier(thread);
-  attend(layer, thread);
-  pool_.barrier(thread);
-  clock.mark(&Timings::attention);
+  meet(Part::rotary, thread, clock);
+  attend(layer, thread, clock);
   project(w.o, w.o_bias, space_.rounded(space_.attention, batch_->tokens, config_.q_size()),
           thread);
-  pool_.barrier(thread);
-  clock.mark(&Timings::matmul);
-  if (config_.post_norms) add_normed(w.post_attn_norm, thread);
+  meet(Part::output, thread, clock);
+  if (config_.post_norms) add_normed(w.post_attn_norm, thread, clock);
 }
 
 // Head norms, rotary embedding, and the new keys and values into the cache.
@@ -248,7 +250,7 @@ void Forward::rotate_and_write(int layer, int thread) {
   }
 }
 
-void Forward::attend(int layer, int thread) {
+void Forward::attend(int layer, int thread, StepClock& clock) {
   const AttentionPlan& plan = plans_[window_of_layer_[layer]];
   const ThreadWorkspace mine = space_.thread(thread);
   const int width = config_.group() * config_.head_dim;
@@ -286,7 +288,7 @@ void Forward::attend(int layer, int thread) {
   }
 
   if (!plan.merges.empty()) {
-    pool_.barrier(thread);
+    meet(Part::attention, thread, clock);
     const Share merges = share_of(static_cast<int>(plan.merges.size()), thread, pool_.size());
     for (int i = merges.begin; i < merges.end; ++i) {
       const PlannedMerge& planned = plan.merges[i];
@@ -297,52 +299,53 @@ void Forward::attend(int layer, int thread) {
     }
   }
   if (!whole) {
-    pool_.barrier(thread);
+    meet(Part::attention, thread, clock);
     const Share rows = share_of(batch_->tokens, thread, pool_.size());
     for (int m = rows.begin; m < rows.end; ++m) round_row(head_of(m, 0), m, rounded);
   }
+  meet(Part::attention, thread, clock);
 }
 
 // ---- MLP ------------------------------------------------------------------------------------
 
 void Forward::mlp_block(int layer, int thread, StepClock& clock) {
   const LayerWeights& w = weights_.layers[layer];
-  const Rounded in = normed(w.mlp_norm, thread);
-  clock.mark(&Timings::other);
+  const Rounded in = normed(w.mlp_norm, thread, clock);
   mlp_tiles(w, in, thread);
-  pool_.barrier(thread);
+  meet(Part::gate_up, thread, clock);
   project(w.down, w.down_bias,
           space_.rounded(space_.inner, batch_->tokens, config_.intermediate_size), thread);
-  pool_.barrier(thread);
-  clock.mark(&Timings::matmul);
-  if (config_.post_norms) add_normed(w.post_mlp_norm, thread);
+  meet(Part::down, thread, clock);
+  if (config_.post_norms) add_normed(w.post_mlp_norm, thread, clock);
 }
 
 // The gate's and the up projection's outputs of a tile meet in cache and leave it rounded.
 void Forward::mlp_tiles(const LayerWeights& w, const Rounded& in, int thread) {
-  constexpr ptrdiff_t kStride = kMlpTilePanels * kPanelRows;
+  const int most_rows = std::min(kMlpTileRows, batch_->tokens);
+  const int most_panels = kMlpTileOutputs / (most_rows * 2 * kPanelRows) * 2;
+  const ptrdiff_t stride = most_panels * kPanelRows;
   const ThreadWorkspace mine = space_.thread(thread);
   const Rounded out =
       space_.rounded(space_.inner, batch_->tokens, config_.intermediate_size);
   // In units of two panels, the 32 columns that are rounded together.
   const Share pairs = share_of((w.up.panels() + 1) / 2, thread, pool_.size());
   const int panel_end = std::min(pairs.end * 2, w.up.panels());
-  for (int top = 0; top < batch_->tokens; top += kMlpTileRows) {
-    const int rows = std::min(kMlpTileRows, batch_->tokens - top);
-    for (int panel = pairs.begin * 2; panel < panel_end; panel += kMlpTilePanels) {
-      const int panels = std::min(kMlpTilePanels, panel_end - panel), col = panel * kPanelRows;
+  for (int top = 0; top < batch_->tokens; top += most_rows) {
+    const int rows = std::min(most_rows, batch_->tokens - top);
+    for (int panel = pairs.begin * 2; panel < panel_end; panel += most_panels) {
+      const int panels = std::min(most_panels, panel_end - panel), col = panel * kPanelRows;
       const int cols = std::min(panels * kPanelRows, config_.intermediate_size - col);
       // Outputs are written at their own row and column, seen from a tile that starts at both.
-      const ptrdiff_t origin = top * kStride + col;
+      const ptrdiff_t origin = top * stride + col;
       product({&w.up, &w.up_bias, 0}, in, top, top + rows, panel, panel + panels,
-              mine.up - origin, kStride);
+              mine.up - origin, stride);
       if (config_.gated)
         product({&w.gate, nullptr, 0}, in, top, top + rows, panel, panel + panels,
-                mine.gate - origin, kStride);
+                mine.gate - origin, stride);
       for (int m = 0; m < rows; ++m) {
-        float* up = mine.up + m * kStride;
+        float* up = mine.up + m * stride;
         if (config_.gated)
-          ops_.gate(config_.activation, mine.gate + m * kStride, up, cols, up);
+          ops_.gate(config_.activation, mine.gate + m * stride, up, cols, up);
         else
           ops_.activate(config_.activation, cols, up);
         round_part(up, top + m, col, cols, out);

@@ -74,7 +74,7 @@ class Forward {
   void embed(int thread);
   void attention_block(int layer, int thread, StepClock& clock);
   void rotate_and_write(int layer, int thread);
-  void attend(int layer, int thread);
+  void attend(int layer, int thread, StepClock& clock);
   void mlp_block(int layer, int thread, StepClock& clock);
   void mlp_tiles(const LayerWeights& w, const Rounded& in, int thread);
   void logits_and_samples(int thread, StepClock& clock);
@@ -82,7 +82,7 @@ class Forward {
   void do_task(const SampleTask& task, const float* logits, int thread);
 
   // Norms rows of x and rounds them, for every thread at once or for each alone.
-  Rounded normed(const NormWeights& norm, int thread);
+  Rounded normed(const NormWeights& norm, int thread, StepClock& clock);
   void norm_row(const NormWeights& norm, const float* x, float* out) const;
   void round_row(const float* row, int m, const Rounded& out) const;
   // Rounds `cols` columns of row m, from column `col` (a multiple of 32) on.
@@ -94,7 +94,9 @@ class Forward {
                int panel_end, float* out, ptrdiff_t stride) const;
   // x += W in + bias, or where the model has post-norms, `projected` = W in + bias.
   void project(const PackedMatrix& weight, const Vector& bias, const Rounded& in, int thread);
-  void add_normed(const NormWeights& norm, int thread);
+  void add_normed(const NormWeights& norm, int thread, StepClock& clock);
+  // Ends a part of the step, where every thread waits for the others.
+  void meet(Part done, int thread, StepClock& clock);
 
   const ModelConfig& config_;
   const ModelWeights& weights_;

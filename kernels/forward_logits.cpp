@@ -58,7 +58,10 @@ void Forward::logits_and_samples(int thread, StepClock& clock) {
                mine.row);
       round_row(mine.row, i, in);
     }
-    if (!alone) pool_.barrier(thread);
+    if (alone)
+      clock.mark(Part::norm);
+    else
+      meet(Part::norm, thread, clock);
 
     matmul(matmul_, head, input_for(in, head), 0, rows, panels.begin, panels.end, space_.logits,
            vocab);
@@ -67,8 +70,7 @@ void Forward::logits_and_samples(int thread, StepClock& clock) {
         ops_.softcap(config_.logit_softcap, cols,
                      space_.logits + static_cast<ptrdiff_t>(i) * vocab + col);
     if (thread == 0 && top == 0 && batch_->before_sampling) batch_->before_sampling();
-    pool_.barrier(thread);
-    clock.mark(&Timings::matmul);
+    meet(Part::logits, thread, clock);
 
     int end_task = next_task;
     while (end_task < static_cast<int>(tasks_.size()) && tasks_[end_task].logit_row < top + rows)
@@ -77,8 +79,10 @@ void Forward::logits_and_samples(int thread, StepClock& clock) {
       do_task(tasks_[i], space_.logits + static_cast<ptrdiff_t>(tasks_[i].logit_row - top) * vocab,
               thread);
     next_task = end_task;
-    if (top + rows < all) pool_.barrier(thread);
-    clock.mark(&Timings::sampling);
+    if (top + rows < all)
+      meet(Part::sampling, thread, clock);
+    else
+      clock.mark(Part::sampling);
   }
 }
 

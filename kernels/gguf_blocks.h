@@ -21,6 +21,18 @@ struct CodedBlock {
   float scale, min;
 };
 
+// The codes of Q5_0 and Q5_1, 0..31: 32 bits that are the columns' fifth bits, then 16 bytes whose
+// low nibbles are columns 0–15 and high ones 16–31.
+inline void decode_q5_codes(const uint8_t* fifth, uint8_t* codes) {
+  uint32_t bits;
+  memcpy(&bits, fifth, sizeof bits);
+  const uint8_t* nibbles = fifth + 4;
+  for (int i = 0; i < 16; ++i) {
+    codes[i] = static_cast<uint8_t>((nibbles[i] & 15) | (bits >> i & 1) << 4);
+    codes[16 + i] = static_cast<uint8_t>(nibbles[i] >> 4 | (bits >> (16 + i) & 1) << 4);
+  }
+}
+
 // The 6-bit scale and min of sub-block j (0..7) of a K-quant super-block, from its 12 bytes.
 inline void unpack_k_scale(const uint8_t* packed, int j, int& scale, int& min) {
   if (j < 4) {

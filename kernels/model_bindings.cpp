@@ -122,14 +122,11 @@ nb::tuple packed_size(const std::string& type_name, int64_t rows, int64_t cols,
 
 nb::dict seconds(const Timings& timings) {
   nb::dict result;
-  result["matmul"] = timings.matmul;
-  result["attention"] = timings.attention;
-  result["sampling"] = timings.sampling;
-  result["other"] = timings.other;
+  for (int part = 0; part < kParts; ++part) result[kPartNames[part]] = timings.seconds[part];
   return result;
 }
 
-// (token ids, log-probabilities of samples, of scores, embeddings, seconds by kind of work)
+// (token ids, log-probabilities of samples, of scores, embeddings, seconds by part of the step)
 nb::tuple run(Model& model, nb::handle python_batch, bool measure) {
   BoundBatch bound = bind_batch(python_batch);
   Batch& batch = bound.batch;
@@ -211,7 +208,7 @@ void bind_model(nb::module_& m) {
       .def_prop_ro("weight_bytes", [](Model& model) { return model.weights().nbytes(); })
       .def("run", &run, nb::arg("batch"), nb::arg("measure"),
            "Compute a step: (token ids, log-probabilities of samples and of scores as (logprobs, "
-           "ranks, top ids, top logprobs) or None, embeddings, seconds by kind of work).");
+           "ranks, top ids, top logprobs) or None, embeddings, seconds by part of the step).");
 }
 
 }  // namespace stoker

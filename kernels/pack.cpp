@@ -163,6 +163,19 @@ void decode(TensorType type, const uint8_t* row, int b, int64_t cols, float* out
         for (int i = 0; i < 32; ++i) out[i] += min;
       return;
     }
+    case TensorType::q5_0:
+    case TensorType::q5_1: {
+      const bool with_min = type == TensorType::q5_1;
+      const uint8_t* block = row + static_cast<size_t>(b) * (with_min ? 24 : 22);
+      const float d = half_to_float(load_u16(block));
+      const float min = with_min ? half_to_float(load_u16(block + 2)) : 0.0f;
+      const int zero = with_min ? 0 : 16;
+      decode_q5_codes(block + (with_min ? 4 : 2), coded.codes);
+      for (int i = 0; i < 32; ++i) out[i] = d * static_cast<float>(coded.codes[i] - zero);
+      if (with_min)
+        for (int i = 0; i < 32; ++i) out[i] += min;
+      return;
+    }
     case TensorType::q4_k: coded = decode_q4_k(row + b / 8 * size_t{144}, b % 8); break;
     case TensorType::q5_k: coded = decode_q5_k(row + b / 8 * size_t{176}, b % 8); break;
     case TensorType::q6_k: return decode_q6_k(row + b / 8 * size_t{210}, b % 8, out);
@@ -190,6 +203,18 @@ void keep_codes(TensorType type, const uint8_t* row, int b, const Slot& slot) {
     *slot.scale = load_u16(block);
     *slot.min = load_u16(block + 2);
     return scatter<16>(block + 4, slot);
+  }
+  if (type == TensorType::q5_0 || type == TensorType::q5_1) {
+    const bool with_min = type == TensorType::q5_1;
+    const uint8_t* block = row + static_cast<size_t>(b) * (with_min ? 24 : 22);
+    uint8_t codes[32];
+    decode_q5_codes(block + (with_min ? 4 : 2), codes);
+    *slot.scale = load_u16(block);
+    if (with_min)
+      *slot.min = load_u16(block + 2);
+    else
+      for (uint8_t& code : codes) code += 128 - 16;  // the zero point of q8 in place of Q5_0's
+    return scatter<32>(codes, slot);
   }
   const bool q5 = type == TensorType::q5_k;
   const CodedBlock block = q5 ? decode_q5_k(row + b / 8 * size_t{176}, b % 8)
@@ -243,7 +268,7 @@ PackedMatrix allocate_packed(const EncodedMatrix& source, WeightFormat format) {
                                 std::to_string(row_bytes) + " bytes; the row stride is " +
                                 std::to_string(source.row_stride));
   const bool with_mins = keeps_codes(source.type, format) && source.type != TensorType::q8_0 &&
-                         source.type != TensorType::q4_0;
+                         source.type != TensorType::q5_0 && source.type != TensorType::q4_0;
   return PackedMatrix(format, source.rows, source.cols, with_mins);
 }
 

@@ -11,12 +11,14 @@ namespace stoker {
 namespace {
 
 constexpr std::array<std::string_view, 3> kFormatNames{"q4", "q8", "bf16"};
-constexpr std::array<std::string_view, 9> kTypeNames{"F32",  "F16",  "BF16", "Q8_0", "Q4_0",
-                                                     "Q4_1", "Q4_K", "Q5_K", "Q6_K"};
+constexpr std::array<std::string_view, 11> kTypeNames{"F32",  "F16",  "BF16", "Q8_0",
+                                                      "Q4_0", "Q4_1", "Q5_0", "Q5_1",
+                                                      "Q4_K", "Q5_K", "Q6_K"};
 
 struct BlockSize { int cols, bytes; };
-constexpr std::array<BlockSize, 9> kBlockSizes{{{1, 4}, {1, 2}, {1, 2}, {32, 34}, {32, 18},
-                                                {32, 20}, {256, 144}, {256, 176}, {256, 210}}};
+constexpr std::array<BlockSize, 11> kBlockSizes{{{1, 4}, {1, 2}, {1, 2}, {32, 34}, {32, 18}, {32, 20},
+                                                 {32, 22}, {32, 24}, {256, 144}, {256, 176},
+                                                 {256, 210}}};
 
 size_t rounded_up(size_t n) { return (n + 63) / 64 * 64; }
 
@@ -48,6 +50,8 @@ WeightFormat natural_format(TensorType type) {
     case TensorType::q4_1:
     case TensorType::q4_k: return WeightFormat::q4;
     case TensorType::q8_0:
+    case TensorType::q5_0:
+    case TensorType::q5_1:
     case TensorType::q5_k:
     case TensorType::q6_k: return WeightFormat::q8;
     case TensorType::f32:

@@ -27,14 +27,14 @@ inline constexpr int kBlockCols = 32;
 enum class WeightFormat : int { q4, q8, bf16 };
 
 // How the elements of a tensor are encoded in a model file. Block formats are GGUF's.
-enum class TensorType : int { f32, f16, bf16, q8_0, q4_0, q4_1, q4_k, q5_k, q6_k };
+enum class TensorType : int { f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q4_k, q5_k, q6_k };
 
 std::string_view format_name(WeightFormat format);                      // "q4"
 std::optional<WeightFormat> format_from_name(std::string_view name);
 std::string_view tensor_type_name(TensorType type);                     // "Q4_0"
 std::optional<TensorType> tensor_type_from_name(std::string_view name);
 
-// The format that loses nothing, or least: Q4_* → q4; Q8_0, Q5_K, Q6_K → q8; floats → bf16.
+// The format that loses nothing, or least: Q4_* → q4; Q8_0, Q5_*, Q6_K → q8; floats → bf16.
 WeightFormat natural_format(TensorType type);
 
 // Bytes of one encoded row. Throws std::invalid_argument unless `cols` is whole blocks.
@@ -89,8 +89,8 @@ PackedMatrix allocate_packed(const EncodedMatrix& source, WeightFormat format);
 
 // Fill panels [panel_begin, panel_end) of `matrix`. Ranges may be packed on different threads.
 //
-// Exact where the source's codes fit the format: Q4_0, Q4_1 → q4 and Q8_0 → q8 keep codes and
-// scales, BF16 → bf16 its values. Q4_K → q4 and Q5_K → q8 keep the codes; their scales and mins,
+// Exact where the source's codes fit the format: Q4_0, Q4_1 → q4 and Q8_0, Q5_0, Q5_1 → q8 keep
+// codes and scales, BF16 → bf16 its values. Q4_K → q4 and Q5_K → q8 keep the codes; their scales and mins,
 // products of an fp16 and a 6-bit number, are rounded to fp16. All else is rounded: to bf16; to q8
 // with scale max|w|/127; to q4 with the scale, of a few tried, that has the least squared error.
 void pack_panels(PackedMatrix& matrix, const EncodedMatrix& source, int panel_begin, int panel_end);

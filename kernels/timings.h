@@ -2,12 +2,23 @@
 #pragma once
 
 #include <chrono>
+#include <iterator>
 
 namespace stoker {
 
-// Seconds of a step by kind of work.
+// The parts of a step, in the order in which they come. `waiting` is for the other threads at the
+// end of any of them.
+enum class Part : int {
+  embed, norm, qkv, rotary, attention, output, gate_up, down, logits, sampling, waiting
+};
+inline constexpr const char* kPartNames[] = {"embed",  "norm",    "qkv",  "rotary", "attention",
+                                             "output", "gate_up", "down", "logits", "sampling",
+                                             "waiting"};
+inline constexpr int kParts = static_cast<int>(std::size(kPartNames));
+
+// Seconds of a step by part.
 struct Timings {
-  double matmul = 0, attention = 0, sampling = 0, other = 0;
+  double seconds[kParts] = {};
 };
 
 class StepClock {
@@ -16,11 +27,11 @@ class StepClock {
     if (timings_) last_ = std::chrono::steady_clock::now();
   }
 
-  // Adds the time since the last mark to a kind of work.
-  void mark(double Timings::*kind) {
+  // Adds the time since the last mark to a part.
+  void mark(Part part) {
     if (!timings_) return;
     const auto now = std::chrono::steady_clock::now();
-    timings_->*kind += std::chrono::duration<double>(now - last_).count();
+    timings_->seconds[static_cast<int>(part)] += std::chrono::duration<double>(now - last_).count();
     last_ = now;
   }
 

@@ -60,7 +60,7 @@ Workspace::Workspace(const ModelConfig& c, const AttentionShape& shape,
                                partial_floats(shape));
 
   row_bytes_ = aligned(sizeof(float) * c.hidden_size);
-  tile_bytes_ = aligned(sizeof(float) * kMlpTileRows * kMlpTilePanels * kPanelRows);
+  tile_bytes_ = aligned(sizeof(float) * kMlpTileOutputs);
   attention_bytes_ = attention_scratch_bytes(shape);
   sampling_bytes_ = aligned(sample_scratch_bytes(c.vocab_size));
   thread_bytes_ = row_bytes_ + 2 * tile_bytes_ + attention_bytes_ + sampling_bytes_ +

@@ -13,9 +13,10 @@ namespace stoker {
 // A batch of at most this many tokens is normalized and rounded by every thread for itself, which
 // costs less than sharing the work and waiting for the others.
 inline constexpr int kRedundantRows = 2;
-// The MLP's inner activations are made in tiles of this size, small enough to stay in cache.
+// The MLP's inner activations are made in tiles of at most so many rows and outputs, small enough to
+// stay in cache. Few rows take many panels at once, since each product starts without its weights.
 inline constexpr int kMlpTileRows = 256;
-inline constexpr int kMlpTilePanels = 4;
+inline constexpr int kMlpTileOutputs = kMlpTileRows * 4 * kPanelRows;
 
 struct WorkspaceLimits {
   int max_tokens = 0, max_sequences = 0, threads = 1;
@@ -34,7 +35,7 @@ inline const Activations& input_for(const Rounded& in, const PackedMatrix& weigh
 
 struct ThreadWorkspace {
   float* row;         // [hidden] one row, between a norm and its rounding
-  float* gate;        // [kMlpTileRows][kMlpTilePanels * 16]
+  float* gate;        // [kMlpTileOutputs]
   float* up;
   void* attention;    // attention_scratch_bytes
   void* sampling;     // sample_scratch_bytes

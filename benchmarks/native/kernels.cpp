@@ -2,6 +2,8 @@
 // the medians as a line of JSON. Driven by benchmarks/kernels.py:
 //   kernel_bench ISA FORMAT ROWS COLS M THREADS MEGABYTES REPEATS
 // Enough copies of the matrix are made to fill MEGABYTES, so that weights come from memory.
+//   kernel_bench ISA THREADS MEGABYTES REPEATS
+// prints the ceilings alone, the best of all repeats; for benchmarks/ceilings.py.
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -67,9 +69,27 @@ class Crew {
   std::atomic<int> turn_{0}, left_{0};
 };
 
+// The instruction set of that name, if the processor has it.
+Isa isa_from(const char* name) {
+  for (Isa isa : {Isa::portable, Isa::avx2, Isa::avx512, Isa::amx})
+    if (isa_name(isa) == name && isa_available(isa)) return isa;
+  std::fprintf(stderr, "no such instruction set here: %s\n", name);
+  std::exit(2);
+}
+
+// Multiply-adds per second of all threads together; 0 without an instruction to speak of.
+double peak_rate(Crew& crew, int threads, Peak peak) {
+  if (!peak) return 0;
+  std::vector<double> macs(threads);
+  const double seconds = crew.time([&](int t) { macs[t] = peak(100000); });
+  double all = 0;
+  for (double n : macs) all += n;
+  return all / seconds;
+}
+
 struct Options {
-  Isa isa = Isa::portable;
-  WeightFormat format = WeightFormat::q8;
+  Isa isa;
+  WeightFormat format;
   int rows, cols, m, threads;
   double megabytes;
   int repeats;
@@ -77,13 +97,10 @@ struct Options {
 
 Options parse(char** argv) {
   Options o;
-  bool known = false;
-  for (Isa isa : {Isa::portable, Isa::avx2, Isa::avx512, Isa::amx})
-    if (isa_name(isa) == argv[1] && isa_available(isa)) o.isa = isa, known = true;
+  o.isa = isa_from(argv[1]);
   const auto format = format_from_name(argv[2]);
-  if (!known || !format) {
-    std::fprintf(stderr, "no such instruction set here, or no such format: %s %s\n", argv[1],
-                 argv[2]);
+  if (!format) {
+    std::fprintf(stderr, "no such format: %s\n", argv[2]);
     std::exit(2);
   }
   o.format = *format;
@@ -144,18 +161,12 @@ void run(const Options& o) {
     }
   };
   const Peak peak = peak_of(o.isa, o.format == WeightFormat::bf16);
-  std::vector<double> product_s, read_s, rounding_s, peak_rate;
+  std::vector<double> product_s, read_s, rounding_s, peaks;
   for (int i = 0; i < o.repeats; ++i) {
     rounding_s.push_back(crew.time(rounding));
     read_s.push_back(crew.time(read));
     product_s.push_back(crew.time(multiply));
-    if (peak) {
-      std::vector<double> macs(o.threads);
-      const double seconds = crew.time([&](int t) { macs[t] = peak(100000); });
-      double all = 0;
-      for (double n : macs) all += n;
-      peak_rate.push_back(all / seconds);
-    }
+    peaks.push_back(peak_rate(crew, o.threads, peak));
   }
   std::free(buffer);
   const double seconds = median(product_s);
@@ -164,18 +175,42 @@ void run(const Options& o) {
       "{\"megabytes\": %.1f, \"seconds\": %.6g, \"gb_per_s\": %.2f, \"gmac_per_s\": %.2f, "
       "\"read_gb_per_s\": %.2f, \"peak_gmac_per_s\": %.2f, \"rounding_us\": %.3f}\n",
       bytes / 1e6, seconds, bytes / seconds / 1e9, macs / seconds / 1e9,
-      bytes / median(read_s) / 1e9, peak ? median(peak_rate) / 1e9 : 0.0,
+      bytes / median(read_s) / 1e9, median(peaks) / 1e9,
       median(rounding_s) * 1e6);
+}
+
+void ceilings(Isa isa, int threads, double megabytes, int repeats) {
+  const auto part = static_cast<size_t>(megabytes * 1e6) / threads / 4096 * 4096;
+  const std::vector<uint8_t> memory(part * threads, 1);
+  Crew crew(threads);
+  std::atomic<uint64_t> sink{0};
+  const int passes = std::max(1, static_cast<int>(256 / megabytes));  // a small one lasts too
+  double read = 0, int8 = 0, bf16 = 0;
+  for (int i = 0; i < repeats; ++i) {
+    const double seconds = crew.time([&](int t) {
+      for (int pass = 0; pass < passes; ++pass)
+        sink |= read_memory(memory.data() + part * t, part);
+    });
+    read = std::max(read, passes * part * threads / seconds);
+    int8 = std::max(int8, peak_rate(crew, threads, peak_of(isa, false)));
+    bf16 = std::max(bf16, peak_rate(crew, threads, peak_of(isa, true)));
+  }
+  std::printf("{\"read_gb_per_s\": %.2f, \"int8_gmac_per_s\": %.2f, \"bf16_gmac_per_s\": %.2f}\n",
+              read / 1e9, int8 / 1e9, bf16 / 1e9);
 }
 
 }  // namespace
 }  // namespace stoker::bench
 
 int main(int argc, char** argv) {
-  if (argc != 9) {
-    std::fprintf(stderr, "usage: %s ISA FORMAT ROWS COLS M THREADS MEGABYTES REPEATS\n", argv[0]);
-    return 2;
-  }
-  stoker::bench::run(stoker::bench::parse(argv));
+  using namespace stoker::bench;
+  if (argc == 5)
+    ceilings(isa_from(argv[1]), std::atoi(argv[2]), std::atof(argv[3]), std::atoi(argv[4]));
+  else if (argc == 9)
+    run(parse(argv));
+  else
+    return std::fprintf(stderr,
+                        "usage: %s ISA FORMAT ROWS COLS M THREADS MEGABYTES REPEATS\n"
+                        "       %s ISA THREADS MEGABYTES REPEATS\n", argv[0], argv[0]), 2;
   return 0;
 }

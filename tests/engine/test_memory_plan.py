@@ -75,7 +75,8 @@ def plan(
 def test_a_block_holds_keys_and_values_of_all_layers() -> None:
     assert block_bytes(SPEC, "auto", 16) == 16 * TOKEN_BYTES
     assert block_bytes(SPEC, "float32", 16) == 2 * 16 * TOKEN_BYTES
-    assert block_bytes(SPEC, "int8", 16) == 16 * TOKEN_BYTES // 2
+    scales = 16 * 2 * SPEC.num_layers * SPEC.num_kv_heads * 4
+    assert block_bytes(SPEC, "int8", 16) == 16 * TOKEN_BYTES // 2 + scales
 
 
 @pytest.mark.parametrize(
@@ -83,6 +84,8 @@ def test_a_block_holds_keys_and_values_of_all_layers() -> None:
     [
         (TensorType.Q4_0, "auto", 4.5),
         (TensorType.Q4_1, "auto", 5.0),
+        (TensorType.Q5_0, "auto", 8.5),
+        (TensorType.Q5_1, "auto", 9.0),
         (TensorType.Q4_K, "auto", 5.0),
         (TensorType.Q5_K, "auto", 9.0),
         (TensorType.Q6_K, "auto", 8.5),

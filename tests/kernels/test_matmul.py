@@ -19,13 +19,15 @@ Float64Array = NDArray[np.float64]
 Bytes = NDArray[np.uint8]
 
 ISAS = _kernels.available_isas()
-QUANTIZED = ["Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q5_K", "Q6_K"]
+QUANTIZED = ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K"]
 FLOATS = ["F32", "F16", "BF16"]
 # Offsets of the fp16 fields in a block, in bytes.
 HALF_FIELDS = {
     "Q8_0": [0],
     "Q4_0": [0],
     "Q4_1": [0, 2],
+    "Q5_0": [0],
+    "Q5_1": [0, 2],
     "Q4_K": [0, 2],
     "Q5_K": [0, 2],
     "Q6_K": [208],
@@ -135,7 +137,11 @@ def as_bytes(array: NDArray[np.float32]) -> bytes:
 
 class TestPack:
     @pytest.mark.parametrize(
-        ("type_", "format_"), [("Q8_0", "q8"), ("Q4_0", "q4"), ("Q4_1", "q4"), ("BF16", "bf16")]
+        ("type_", "format_"),
+        [
+            *(("Q4_0", "q4"), ("Q4_1", "q4"), ("Q5_0", "q8"), ("Q5_1", "q8"), ("Q8_0", "q8")),
+            ("BF16", "bf16"),
+        ],
     )
     @pytest.mark.parametrize(("rows", "cols"), [(1, 32), (37, 96), (64, 256)])
     def test_exact_types_round_trip(self, type_: str, format_: str, rows: int, cols: int) -> None:

@@ -177,7 +177,11 @@ async def test_a_stream_that_breaks_off_ends_with_a_clear_error(fault: Behaviour
 async def test_no_first_byte_in_time_is_a_504() -> None:
     engine = FakeEngine("one")
     engine.default = hang
-    settings = {"timeouts": {"first_byte": 0.15}, "retries": {"attempts": 2, "backoff": 0.001}}
+    settings = {
+        "timeouts": {"first_byte": 0.6},
+        "retries": {"attempts": 2, "backoff": 0.001},
+        "health": {"interval": 60, "timeout": 30},  # a late probe must not move the request
+    }
     async with Fleet(engine, **settings) as fleet:
         response = await fleet.post()
         assert response.status_code == 504

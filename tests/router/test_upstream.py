@@ -8,7 +8,9 @@ import time
 import pytest
 
 from stoker.router import upstream
-from stoker.router.engines.handle import Address
+from stoker.router.config import Breaker, EngineConfig, Health
+from stoker.router.engines.handle import Address, EngineHandle
+from stoker.router.fetch import fetch
 from stoker.router.upstream import Pool, ResponseHead, UpstreamConnection, UpstreamFailure
 
 from .fakes import FakeEngine
@@ -33,9 +35,11 @@ class Receiver:
         raise failure
 
 
-async def use(connection: UpstreamConnection, receiver: Receiver | None = None) -> None:
+async def use(
+    connection: UpstreamConnection, receiver: Receiver | None = None, *, last: bool = False
+) -> None:
     receiver = receiver or Receiver()
-    connection.send(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n", b"", receiver)
+    connection.send(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n", b"", receiver, last=last)
     async with asyncio.timeout(5):
         await receiver.ended.wait()
 
@@ -54,6 +58,33 @@ async def test_a_used_connection_is_kept_and_the_last_comes_first() -> None:
         assert first.reused
         first.abort()
         second.abort()
+
+
+async def test_a_connection_that_asked_to_be_closed_is_not_kept() -> None:
+    """Even if the engine's answer does not say that it will close."""
+    async with FakeEngine("one") as engine:
+        pool = pool_of(engine)
+        await use(await pool.open(), last=True)
+        assert pool.idle() is None
+
+
+async def test_a_probe_does_not_close_a_connection_that_a_request_has() -> None:
+    """As soon as an answer is over, its connection is another's; whoever asked wakes later."""
+    async with FakeEngine("one") as engine:
+        pool = pool_of(engine)
+        config = EngineConfig(name="one", kind="native", url=engine.url)
+        handle = EngineHandle(config, Breaker(), Health())
+        asked = asyncio.create_task(
+            fetch(pool, handle, "/tokenize", body=b'{"prompt": "x"}', within=5)
+        )
+        async with asyncio.timeout(5):
+            while (connection := pool.idle()) is None:  # noqa: ASYNC110  (has no event)
+                await asyncio.sleep(0)
+        # `fetch` is cancelled after the answer came, before it could return it.
+        asked.cancel()
+        await asyncio.gather(asked, return_exceptions=True)
+        await use(connection)
+        connection.abort()
 
 
 async def test_a_connection_paused_by_its_last_piece_serves_the_next_answer() -> None:

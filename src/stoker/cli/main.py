@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from stoker.cli import models, plan, route, router, up
+from stoker.cli import bench, models, plan, route, router, up
 from stoker.cli.serve import serve
 from stoker.errors import StokerError
 
@@ -28,6 +28,7 @@ app.command("rm")(models.remove)
 app.command("plan")(plan.plan)
 app.command("router")(router.router)
 app.command("up")(up.up)
+app.add_typer(bench.app, name="bench")
 app.add_typer(route.app, name="route")
 
 

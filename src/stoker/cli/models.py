@@ -53,7 +53,7 @@ def show(name: Name = "smollm2") -> None:
 
     from stoker.model.facts import describe
 
-    path = _local_path(name)
+    path = local_path(name)
     facts = describe(path)
     spec = facts.spec
     rows = {
@@ -119,7 +119,7 @@ def _quantization(model: StoredModel) -> str:
         return "unreadable"
 
 
-def _local_path(name: str) -> Path:
+def local_path(name: str) -> Path:
     """Where a model lies; raises `ModelNotFound` rather than fetching it."""
     from stoker.model.store import Store
     from stoker.model.store.names import parse_name

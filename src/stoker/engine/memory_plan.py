@@ -25,7 +25,7 @@ _KV_MOST = 2 * 2**30
 _SHORTEST_CONTEXT = 256
 _BYTES_PER_ELEMENT: dict[KVDtype, int] = {"bfloat16": 2, "float32": 4, "int8": 1}
 _LOGIT_BYTES = 64 * 2**20
-_WITH_MINS = (TensorType.Q4_1, TensorType.Q4_K, TensorType.Q5_K)
+_WITH_MINS = (TensorType.Q4_1, TensorType.Q5_1, TensorType.Q4_K, TensorType.Q5_K)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,9 @@ def plan_memory(
 def block_bytes(spec: ModelSpec, dtype: str, block_size: int) -> int:
     """Bytes of one cache block, all layers together."""
     elements = 2 * spec.num_layers * spec.kv_size * block_size
-    return elements * _BYTES_PER_ELEMENT[_dtype(dtype)]
+    # Each key and each value of a head in 8 bits has a float32 scale.
+    scales = 4 * elements // spec.head_dim if dtype == "int8" else 0
+    return elements * _BYTES_PER_ELEMENT[_dtype(dtype)] + scales
 
 
 def sum_weight_bytes(spec: ModelSpec, weights: Weights, weight_format: str) -> int:

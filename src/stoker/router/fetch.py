@@ -24,15 +24,14 @@ async def fetch(
     try:
         async with asyncio.timeout(within):
             connection = (pool.idle() if body is not None else None) or await pool.open()
-            connection.send(_head(engine, path, body), body or b"", receiver)
-            answer = await receiver.answer
-            if body is not None:
-                connection = None  # back in the pool
-            return answer
+            connection.send(_head(engine, path, body), body or b"", receiver, last=body is None)
+            return await receiver.answer
     except TimeoutError:
         raise UpstreamFailure(f"no answer within {within:g} s", timed_out=True) from None
     finally:
-        if connection is not None:
+        # Once the answer is over, the connection is closed or belongs to whoever took it from
+        # the pool since.
+        if connection is not None and not receiver.over:
             connection.abort()
 
 
@@ -58,6 +57,8 @@ class _Collector:
 
     def __init__(self) -> None:
         self.answer: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
+        self.over = False
+        """Whether the connection has no more to do with this answer."""
         self._status = 0
         self._chunks: list[bytes] = []
         self._size = 0
@@ -71,11 +72,13 @@ class _Collector:
             self._chunks.append(chunk)
 
     def on_end(self) -> None:
+        self.over = True
         if self._size > _LIMIT:
             self.on_failed(UpstreamFailure(f"the answer is larger than {_LIMIT} bytes"))
         elif not self.answer.done():
             self.answer.set_result((self._status, b"".join(self._chunks)))
 
     def on_failed(self, failure: UpstreamFailure) -> None:
+        self.over = True
         if not self.answer.done():
             self.answer.set_exception(failure)

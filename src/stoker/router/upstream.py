@@ -87,15 +87,18 @@ class UpstreamConnection(asyncio.Protocol):
         self._until_close = False
         self._keep_alive = False
         self._answered = False
+        self._last = False
         self._paused = False
         self.idle_since = 0.0
         self.reused = False
         """Whether an answer has already come over it: the engine may close it any time."""
 
-    def send(self, head: bytes, body: bytes, receiver: Receiver) -> None:
-        """Send one request; the answer goes to `receiver`."""
+    def send(self, head: bytes, body: bytes, receiver: Receiver, *, last: bool = False) -> None:
+        """Send one request; the answer goes to `receiver`. After the `last` one, which asks the
+        engine to close, the connection is not used again, whatever the engine says."""
         assert self._transport is not None
         self._receiver = receiver
+        self._last = last
         self._answered = False
         self._head_bytes = 0
         if len(body) < 65536:
@@ -156,7 +159,7 @@ class UpstreamConnection(asyncio.Protocol):
             if self._receiver is receiver:
                 receiver.on_body(chunk)
         if self._complete and self._receiver is receiver:
-            self._finish(reusable=self._keep_alive and not self._in_body)
+            self._finish(reusable=self._keep_alive and not (self._in_body or self._last))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.pool.lost(self)

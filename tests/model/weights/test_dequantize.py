@@ -49,6 +49,8 @@ PRECISION = {
     TensorType.Q8_0: 1 / 127,
     TensorType.Q4_0: 1 / 7,
     TensorType.Q4_1: 1 / 7,
+    TensorType.Q5_0: 1 / 15,
+    TensorType.Q5_1: 1 / 15,
 }
 
 

@@ -44,6 +44,8 @@ _TENSOR_TYPES = {
     1: TensorType.F16,
     2: TensorType.Q4_0,
     3: TensorType.Q4_1,
+    6: TensorType.Q5_0,
+    7: TensorType.Q5_1,
     8: TensorType.Q8_0,
     12: TensorType.Q4_K,
     13: TensorType.Q5_K,
