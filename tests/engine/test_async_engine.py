@@ -288,6 +288,21 @@ async def test_the_prefix_cache_is_reset_between_requests() -> None:
         assert engine.stats().num_cached_blocks == 0
 
 
+async def test_an_engine_that_fails_ends_those_who_wait_for_embeddings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(prompt: object, pooling: object) -> None:
+        raise RuntimeError("a fault")
+
+    async with running(make_engine()) as engine:
+        monkeypatch.setattr(engine.engine, "embed", fail)
+        waiting = [asyncio.create_task(engine.embed(PROMPT, "last")) for _ in range(3)]
+        for one in waiting:
+            with pytest.raises(EngineStopped, match="a fault"):
+                await asyncio.wait_for(one, 60)
+    assert not engine._embedding
+
+
 async def test_one_event_loop_only() -> None:
     async with running(make_engine()) as engine:
         await collect(engine.generate(PROMPT, delta(1), request_id="a"))

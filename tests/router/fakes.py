@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import cached_property
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Self
 
@@ -335,6 +336,7 @@ class Fleet:
         self.engines = engines
         self.engine_settings = settings.pop("engine_settings", {})
         self.settings = settings
+        self._directory = TemporaryDirectory(prefix="stoker-router-")
         self._server: RouterServer | None = None
 
     @property
@@ -368,6 +370,7 @@ class Fleet:
             "router": {"port": 0, "drain": 2, "policy": "least_in_flight"},
             "health": {"interval": 0.25, "timeout": 0.5},
             "retries": {"backoff": 0.005},
+            "storage": {"url": f"sqlite:///{self._directory.name}/router.db"},
             **self.settings,
             "engines": [
                 {
@@ -409,3 +412,4 @@ class Fleet:
         await self.server.stop()
         for engine in self.engines:
             await engine.kill()
+        self._directory.cleanup()

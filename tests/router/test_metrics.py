@@ -80,7 +80,7 @@ async def test_retries_breaks_and_those_who_leave_are_counted() -> None:
         (b'{"usage": {"input_tokens": 5, "output_tokens": 7}}', Usage(5, 7, 0)),
         (
             b'{"usage": {"input_tokens": 5, "output_tokens": 7, "cache_read_input_tokens": 2}}',
-            Usage(5, 7, 2),
+            Usage(7, 7, 2),
         ),
         (b'{"response": {"usage": {"input_tokens": 5, "output_tokens": 7}}}', Usage(5, 7, 0)),
         (b'{"usage": null}', None),

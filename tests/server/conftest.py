@@ -13,7 +13,7 @@ import openai
 import pytest
 import uvicorn
 
-from stoker.server.app import create_app
+from stoker.server.app import LoadModel, create_app
 from stoker.server.config import ServerConfig
 from stoker.server.keys import KeyRing
 from stoker.server.listen import bind
@@ -53,7 +53,7 @@ class RunningServer:
 
 @contextmanager
 def running(
-    load: Callable[[], ServedModel] = letter_model,
+    load: LoadModel = letter_model,
     config: ServerConfig | None = None,
     *,
     keys: KeyRing | None = None,

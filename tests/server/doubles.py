@@ -38,6 +38,7 @@ SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 END = 258
 """The id of `<|im_end|>`."""
 VOCABULARY = 259
+HIDDEN = 4
 BROKEN = ord("!")
 """After this token the numbers are not finite."""
 
@@ -108,7 +109,11 @@ class LetterRunner:
         scores = None
         if batch.score is not None:
             scores = _table(batch.score.targets, batch.score.num_logprobs)
-        return StepResult(tokens, _table(tokens, sample.num_logprobs), scores)
+        embeddings = None
+        if batch.embed_rows is not None:
+            waves = batch.token_ids[:, None] * np.arange(1.0, HIDDEN + 1)
+            embeddings = np.cos(waves).astype(np.float32)[batch.embed_rows]
+        return StepResult(tokens, _table(tokens, sample.num_logprobs), scores, embeddings)
 
     @staticmethod
     def _positions(batch: Batch) -> NDArray[np.int32]:
@@ -168,7 +173,7 @@ def letter_model(
     spec = ModelSpec(
         architecture="letters",
         vocab_size=VOCABULARY,
-        hidden_size=1,
+        hidden_size=HIDDEN,
         intermediate_size=1,
         num_heads=1,
         num_kv_heads=1,

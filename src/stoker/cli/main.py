@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from stoker.cli import bench, models, plan, route, router, up
+from stoker.cli import bench, keys, models, plan, route, router, up, usage
 from stoker.cli.serve import serve
 from stoker.errors import StokerError
 
@@ -28,6 +28,8 @@ app.command("rm")(models.remove)
 app.command("plan")(plan.plan)
 app.command("router")(router.router)
 app.command("up")(up.up)
+app.command("usage")(usage.usage)
+app.add_typer(keys.app, name="keys")
 app.add_typer(bench.app, name="bench")
 app.add_typer(route.app, name="route")
 

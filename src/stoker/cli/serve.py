@@ -16,6 +16,7 @@ from stoker.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from stoker.engine.config import EngineConfig
+    from stoker.server.state import ServedEncoder, ServedModel
     from stoker.telemetry.kv_events.publisher import KVEventPublisher
 
 _ENGINE = "Engine"
@@ -142,6 +143,13 @@ def serve(
         float | None,
         typer.Option(help="Seconds a request may take in all.", rich_help_panel=_BEHAVIOUR),
     ] = None,
+    write_timeout: Annotated[
+        float,
+        typer.Option(
+            help="Seconds until a client is cut off that reads nothing.",
+            rich_help_panel=_BEHAVIOUR,
+        ),
+    ] = 60.0,
     drain_timeout: Annotated[
         float,
         typer.Option(
@@ -240,6 +248,7 @@ def serve(
         max_body_bytes=max_body_bytes,
         request_timeout=request_timeout,
         stall_timeout=stall_timeout,
+        write_timeout=write_timeout,
         tool_call_parser=tool_call_parser,
         reasoning_parser=reasoning_parser,
         sampling_mode=sampling_mode,
@@ -257,9 +266,8 @@ def serve(
 
     # The model loads in a thread, in native code for the most part, while this one imports the
     # server.
-    from stoker.server.state import ServedModel
 
-    loading: Future[ServedModel] = Future()
+    loading: Future[ServedModel | ServedEncoder] = Future()
 
     def load() -> None:
         from stoker.server.load import load_model
@@ -288,7 +296,7 @@ def serve(
             create_app(server_config, keys, loading.result),
             listener,
             drain_timeout=drain_timeout,
-            on_ready=lambda: _greet(names[0], url, keys.required, began),
+            on_ready=lambda: _greet(loading.result(), names[0], url, keys.required, began),
         )
     finally:
         if kv_events is not None:
@@ -325,14 +333,20 @@ def _read_template(file: Path | None) -> str | None:
         ) from None
 
 
-def _greet(name: str, url: str, keyed: bool, began: float) -> None:
+def _greet(
+    model: ServedModel | ServedEncoder, name: str, url: str, keyed: bool, began: float
+) -> None:
     """What a person at the terminal wants to know next."""
-    question = [{"role": "user", "content": "What is the capital of France?"}]
-    body = json.dumps({"model": name, "messages": question})
+    text = "What is the capital of France?"
+    if hasattr(model, "encoder"):
+        path, body = "embeddings", json.dumps({"model": name, "input": text})
+    else:
+        question = [{"role": "user", "content": text}]
+        path, body = "chat/completions", json.dumps({"model": name, "messages": question})
     key = " -H 'Authorization: Bearer KEY'" if keyed else ""
     typer.echo(
         f"\n{name} is served on {url}, ready in {time.perf_counter() - began:.1f} s. Try:\n\n"
-        f"  curl {url}/v1/chat/completions{key} -H 'Content-Type: application/json' \\\n"
+        f"  curl {url}/v1/{path}{key} -H 'Content-Type: application/json' \\\n"
         f"    -d {shlex.quote(body)}\n\n"
         f"or any OpenAI client with base_url {url}/v1. Ctrl+C stops.\n",
         err=True,

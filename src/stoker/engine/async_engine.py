@@ -17,11 +17,13 @@ from dataclasses import dataclass
 from types import TracebackType
 from weakref import WeakValueDictionary
 
+from stoker.engine.embedding import Pooling
 from stoker.engine.engine import Engine
 from stoker.engine.outputs import RequestOutput
 from stoker.engine.sampling_params import BeamSearchParams, RequestOutputKind, SamplingParams
 from stoker.engine.stats import EngineStats
-from stoker.errors import EngineStopped
+from stoker.errors import EngineStopped, StokerError
+from stoker.runner.base import Float32Array
 
 logger = logging.getLogger(__name__)
 
@@ -130,6 +132,8 @@ class AsyncEngine:
         self._loop: asyncio.AbstractEventLoop | None = None
         # Weak, so that a stream nobody holds is collected and aborts its request.
         self._streams: WeakValueDictionary[str, RequestStream] = WeakValueDictionary()
+        self._embedding: set[asyncio.Future[Float32Array]] = set()
+        """What waits for an embedding."""
         self._condition = threading.Condition()
         self._inbox: deque[Callable[[], None]] = deque()
         self._stopping = False
@@ -234,6 +238,40 @@ class AsyncEngine:
         self._post(reset)
         return await done
 
+    async def embed(self, prompt: Sequence[int], pooling: Pooling) -> Float32Array:
+        """The pooled final hidden state of a prompt, `[hidden]`; computed between two steps.
+
+        Raises what `Engine.embed` raises, and `EngineStopped`.
+        """
+        self._check_accepting()
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        done: asyncio.Future[Float32Array] = loop.create_future()
+        self._embedding.add(done)
+        done.add_done_callback(self._embedding.discard)
+
+        def settle(vector: Float32Array | None, error: StokerError | None) -> None:
+            if done.done():
+                return
+            if error is not None:
+                done.set_exception(error)
+            elif vector is not None:
+                done.set_result(vector)
+
+        def compute() -> None:
+            if done.cancelled():
+                return
+            vector, failure = None, None
+            try:
+                vector = self.engine.embed(prompt, pooling)
+            except StokerError as error:
+                failure = error
+            loop.call_soon_threadsafe(settle, vector, failure)
+
+        self._post(compute)
+        return await done
+
     async def shutdown(self, drain_timeout: float = 0.0) -> None:
         """Take no new requests, let those in flight finish for `drain_timeout` seconds, abort
         the rest (they end with finish reason `abort`), end the thread and close the runner."""
@@ -274,6 +312,7 @@ class AsyncEngine:
                     if outputs:
                         self._hand_over(outputs)
             self._hand_over(engine.abort_all())
+            self._call_in_loop(self._end_embedding)
         except Exception as error:
             logger.exception("the engine's step loop has failed")
             self._error = f"{type(error).__name__}: {error}"
@@ -316,3 +355,12 @@ class AsyncEngine:
         for stream in list(self._streams.values()):
             stream._fail(EngineStopped(f"the engine has failed: {self._error}"))
         self._streams.clear()
+        self._end_embedding()
+
+    def _end_embedding(self) -> None:
+        reason = "the engine is shutting down"
+        if self._error is not None:
+            reason = f"the engine has failed: {self._error}"
+        for done in list(self._embedding):
+            if not done.done():
+                done.set_exception(EngineStopped(reason))

@@ -9,10 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from stoker.engine.admission import Admission
 from stoker.engine.batch_builder import BuiltBatch, build_batch
-from stoker.engine.block_pool import BlockPool
+from stoker.engine.block_pool import BlockPool, OutOfBlocksError
 from stoker.engine.config import EngineConfig
+from stoker.engine.embedding import Pooling, embed_prompt
 from stoker.engine.kv_events import KVEvent, KVEventListener
 from stoker.engine.output_processor import OutputProcessor
 from stoker.engine.outputs import RequestOutput
@@ -23,9 +26,9 @@ from stoker.engine.scheduler import Schedule, Scheduler
 from stoker.engine.slots import SlotTable
 from stoker.engine.stats import EngineStats, StepStats
 from stoker.engine.structured import MaskPool
-from stoker.errors import EngineOverloaded, MemoryPlanError
+from stoker.errors import ContextOverflow, EngineOverloaded, MemoryPlanError
 from stoker.model.tokenizer import Tokenizer
-from stoker.runner.base import ModelRunner, StepResult
+from stoker.runner.base import Float32Array, ModelRunner, StepResult
 
 StepListener = Callable[[StepStats], None]
 
@@ -231,6 +234,31 @@ class Engine:
             steps=self._num_steps,
             finished=dict(processor.finished),
         )
+
+    def embed(self, prompt: Sequence[int], pooling: Pooling) -> Float32Array:
+        """The pooled final hidden state of a prompt, `[hidden]`, computed at once.
+
+        Raises:
+            ContextOverflow: it is empty or longer than `max_model_len`.
+            EngineOverloaded: running requests leave too little of the cache.
+        """
+        if not 0 < len(prompt) <= self.max_model_len:
+            raise ContextOverflow(
+                f"the input has {len(prompt)} tokens; from 1 to {self.max_model_len} can be "
+                "embedded",
+                param="input",
+            )
+        chunk = self.config.max_num_batched_tokens
+        tokens = np.array(prompt, np.int32)
+        try:
+            return embed_prompt(self.runner, self.pool, tokens, pooling, chunk)
+        except OutOfBlocksError as error:
+            seconds = self._retry.seconds(self._clock())
+            raise EngineOverloaded(
+                f"the cache is full: {error}; try again in {seconds:.0f} s", retry_after=seconds
+            ) from None
+        finally:
+            self._tell_kv_events()
 
     def reset_prefix_cache(self) -> bool:
         """Forget all cached prefixes; False (and nothing done) while blocks are in use."""

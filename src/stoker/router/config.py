@@ -40,8 +40,10 @@ DEFAULT_MAX_IN_FLIGHT: Mapping[EngineKind, int] = {
     "openai": 256,
 }
 
+KEY_NAME = r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,62}$"
 KvAddress = Annotated[str, Field(pattern=r"^(tcp|ipc)://.+")]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Money = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class _Section(BaseModel):
@@ -119,14 +121,22 @@ class Speed(_Section):
 class Price(_Section):
     """What an engine costs, in one currency for the whole file: by the token or by the hour."""
 
-    input_per_million: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    output_per_million: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    per_hour: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    input_per_million: Money = 0.0
+    cached_input_per_million: Money | None = None
+    output_per_million: Money = 0.0
+    per_hour: Money = 0.0
 
-    def of(self, prompt_tokens: int, output_tokens: int, seconds: float) -> float:
-        """The price of so much work; `seconds` of the whole engine's time."""
+    def of(
+        self, prompt_tokens: int, output_tokens: int, seconds: float, cached_tokens: int = 0
+    ) -> float:
+        """The price of so much work; `seconds` of the whole engine's time. `cached_tokens` of
+        the prompt had been computed before."""
+        cached_price = self.cached_input_per_million
+        if cached_price is None:
+            cached_price = self.input_per_million
         return (
-            prompt_tokens * self.input_per_million / 1e6
+            (prompt_tokens - cached_tokens) * self.input_per_million / 1e6
+            + cached_tokens * cached_price / 1e6
             + output_tokens * self.output_per_million / 1e6
             + seconds * self.per_hour / 3600
         )
@@ -159,6 +169,7 @@ class EngineConfig(_Section):
     speed: Speed | None = None
     price: Price | None = None
     abilities: frozenset[Ability] | None = None
+    ask_usage: bool = True
     kv_events: KvAddress | None = None
     kv_replay: KvAddress | None = None
 
@@ -211,6 +222,37 @@ class EngineConfig(_Section):
         return self.max_in_flight or DEFAULT_MAX_IN_FLIGHT[self.kind]
 
 
+class Budget(_Section):
+    """Money a key may spend, in the prices' currency; days and months are UTC's."""
+
+    per_day: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    per_month: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+
+class KeyLimits(_Section):
+    """What a key may do; None, or no models named, is no limit."""
+
+    models: frozenset[str] | None = None
+    requests_per_minute: Annotated[int, Field(ge=1)] | None = None
+    tokens_per_minute: Annotated[int, Field(ge=1)] | None = None
+    budget: Budget = Budget()
+    admin: bool = False
+    """Whether it may see every key's usage."""
+
+
+class KeyConfig(KeyLimits):
+    """A key, known by its hash."""
+
+    name: Annotated[str, Field(pattern=KEY_NAME)]
+    hash: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+
+
+class UsageSettings(_Section):
+    """Where it is recorded who used what; and how often, in seconds."""
+
+    flush: Annotated[float, Field(gt=0, le=60)] = 0.5
+
+
 class Config(_Section):
     """The whole of `stoker.yaml`."""
 
@@ -224,7 +266,16 @@ class Config(_Section):
     storage: Storage = Field(default_factory=Storage)
     default_model: str | None = None
     aliases: dict[str, str] = {}
+    require_key: bool | None = None
+    keys: tuple[KeyConfig, ...] | None = None
+    usage: UsageSettings = UsageSettings()
     engines: tuple[EngineConfig, ...]
+
+    @property
+    def keys_required(self) -> bool:
+        """Whether a request without a known key is refused: as said, else if there is a list of
+        keys, were it an empty one."""
+        return self.keys is not None if self.require_key is None else self.require_key
 
     @field_validator("engines")
     @classmethod
@@ -240,6 +291,13 @@ class Config(_Section):
             if engine.name in seen:
                 raise ValueError(f"two engines are called {engine.name!r}; names must differ")
             seen.add(engine.name)
+        hashes: dict[str, str] = {}
+        for key in self.keys or ():
+            if key.name in hashes.values():
+                raise ValueError(f"two keys are called {key.name!r}; names must differ")
+            if key.hash in hashes:
+                raise ValueError(f"{key.name!r} and {hashes[key.hash]!r} are the same key")
+            hashes[key.hash] = key.name
         for alias, target in self.aliases.items():
             if target in self.aliases:
                 raise ValueError(

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Coroutine, Sequence
 
-from stoker.api.errors import bad_request, from_exception, model_not_found, unavailable
+from stoker.api.errors import ApiError, bad_request, from_exception, model_not_found, unavailable
 from stoker.errors import EngineOverloaded, StokerError
 from stoker.router.admission import DrainRate, FairQueue
 from stoker.router.config import Config
@@ -14,6 +14,8 @@ from stoker.router.engines.handle import EngineHandle
 from stoker.router.exchange import Exchange
 from stoker.router.fleet import Fleet
 from stoker.router.kv.tokens import ask_tokens
+from stoker.router.ledger.account import Account
+from stoker.router.ledger.ledger import Ledger
 from stoker.router.metrics import RouterMetrics
 from stoker.router.policies.base import Policy
 from stoker.router.request import Features, Request, read_features
@@ -36,6 +38,7 @@ class Dispatcher:
         self.budget = RetryBudget(config.retries.budget)
         self.backoff = Backoff(config.retries)
         self.metrics = RouterMetrics()
+        self.ledger = Ledger(config, clock=loop.time)
         self.active: set[Exchange] = set()
         self.draining = False
         self._pools: dict[EngineHandle, Pool] = {}
@@ -67,6 +70,7 @@ class Dispatcher:
         self.config = config
         self.budget = RetryBudget(config.retries.budget)
         self.backoff = Backoff(config.retries)
+        self.ledger.reconfigure(config)
         if policy is not None:
             self.policy = policy
         gone = self.fleet.replace(config, engines)
@@ -86,19 +90,23 @@ class Dispatcher:
 
     def submit(self, request: Request, responder: Responder) -> Exchange | None:
         """Take a request; its answer goes to `responder`. None if it was refused at once."""
+        account: Account | None = None
         try:
             if self.draining:
                 raise unavailable("This router is shutting down.", code="draining")
+            account = self.ledger.account_of(request)
             features = read_features(request)
+            if account is not self.ledger.keyring.anonymous:
+                features.caller = account.name
             features.model = self._model_for(features)
             self._check_backend(features)
+            self.ledger.check(account, features, has_body=bool(request.body))
+            grant = self.ledger.admit(account, features, self._serving(features))
         except StokerError as refused:
-            error = from_exception(refused)
-            self.metrics.rejected["-", error.info.code or error.info.type] += 1
-            headers = error_headers(error) + own_headers(request.id, "refused")
-            responder.respond(error.status, headers, error.body())
+            self._refuse(request, responder, from_exception(refused), account)
             return None
         exchange = Exchange(self, request, features, responder)
+        exchange.grant = grant
         self.active.add(exchange)
         self.budget.pay_in()
         if self.wants_tokens and features.prompt:
@@ -106,6 +114,22 @@ class Dispatcher:
         else:
             self._place_or_queue(exchange)
         return exchange
+
+    def _refuse(
+        self, request: Request, responder: Responder, error: ApiError, account: Account | None
+    ) -> None:
+        """Answer a request that gets no further than the door."""
+        code = error.info.code or error.info.type
+        self.metrics.rejected["-", code] += 1
+        if account is not None and error.status in (403, 429):
+            self.ledger.refused(account, None)
+        headers = error_headers(error) + own_headers(request.id, "refused")
+        responder.respond(error.status, headers, error.body())
+
+    @property
+    def keys_pass(self) -> bool:
+        """Whether a client's key is meant for the engine: where the router has none itself."""
+        return not self.ledger.required and not len(self.ledger.keyring)
 
     def _place_or_queue(self, exchange: Exchange) -> None:
         if self._queues and exchange.features.model in self._queues:

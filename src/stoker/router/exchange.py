@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from stoker.api.errors import ApiError, unavailable
 from stoker.router.engines.handle import EngineHandle, Lease
 from stoker.router.forwarding import (
+    asks_usage,
     client_fields,
     content_length,
     is_stream,
@@ -27,22 +28,29 @@ from stoker.router.forwarding import (
     request_head,
     response_headers,
 )
-from stoker.router.request import Features, Request
+from stoker.router.ledger.book import Outcome
+from stoker.router.ledger.ledger import Grant
+from stoker.router.request import BYTES_PER_TOKEN, Features, Request
 from stoker.router.responder import Responder
 from stoker.router.retries import retry_after_seconds
 from stoker.router.upstream import ResponseHead, UpstreamConnection, UpstreamFailure
-from stoker.router.usage import Usage, read_stream_usage, read_usage
+from stoker.router.usage import Usage, read_partial_usage, read_stream_usage, read_usage
+from stoker.router.usage_filter import UsageFilter
 from stoker.router.wire import error_headers, own_headers
 
 if TYPE_CHECKING:
     from stoker.router.dispatcher import Dispatcher
 
 RETRYABLE = frozenset((408, 429, 500, 502, 503, 504))
+CLIENT_LEFT = 499
 _NEVER = float("inf")
 # A whole answer up to this size is held, so that an engine that dies in it costs nothing.
 _HOLD_LIMIT = 1024 * 1024
 # The rest of an answer that will not be used is read up to this size, to keep its connection.
 _DISCARD_LIMIT = 64 * 1024
+
+
+_NOTHING = Usage()
 
 
 class State(Enum):
@@ -59,12 +67,16 @@ class Exchange:
     __slots__ = (
         "_attempts",
         "_before_last",
+        "_begin",
         "_client_fields",
         "_connection",
         "_discarding",
         "_dispatcher",
         "_elsewhere",
+        "_engine_s",
+        "_events",
         "_failures",
+        "_filter",
         "_first_byte_at",
         "_head",
         "_held",
@@ -83,6 +95,7 @@ class Exchange:
         "engine",
         "failed_on",
         "features",
+        "grant",
         "reason",
         "request",
         "responder",
@@ -118,7 +131,13 @@ class Exchange:
         self._elsewhere = False
         self._paused = False
         self._was_stale = False
-        self._last = self._before_last = b""
+        self._last = self._before_last = self._begin = b""
+        self._filter: UsageFilter | None = None
+        self._events = 0
+        """Pieces of a stream that passed: about as many as tokens."""
+        self._engine_s = 0.0
+        self.grant: Grant | None = None
+        """What its key's limits set aside for it, once they let it in."""
         self._submitted_at = monotonic()
         self._queued_at = self._sent_at = self._first_byte_at = self._submitted_at
 
@@ -161,10 +180,13 @@ class Exchange:
         self.state = State.SENT
         self._expect_within(self._dispatcher.config.timeouts.first_byte)
         self._sent_at = monotonic()
+        with_key = self._dispatcher.keys_pass
         if self._client_fields is None:
-            self._client_fields = client_fields(request)
+            self._client_fields = client_fields(request, with_key=with_key)
+        self._filter = UsageFilter() if asks_usage(engine, self.features) else None
         body = request_body(engine, self.features, request.body)
-        head = request_head(engine, request, self._client_fields, len(body))
+        fields = self._client_fields
+        head = request_head(engine, request, fields, len(body), with_key=with_key)
         connection.send(head, body, self)
 
     def _expect_within(self, seconds: float) -> None:
@@ -178,6 +200,8 @@ class Exchange:
         self._first_byte_at = monotonic()
         self._head = head
         self._is_stream = is_stream(head)
+        if not self._is_stream or b"content-encoding" in head.fields:
+            self._filter = None
         if head.status >= 500:
             engine.breaker.failed(self._dispatcher.loop.time())
         else:
@@ -196,6 +220,9 @@ class Exchange:
         self._expect_within(self._dispatcher.config.timeouts.idle)
         if self.state is State.STREAMING:
             self._before_last, self._last = self._last, chunk
+            self._events += chunk.count(b"data:")
+            if self._filter is not None:
+                chunk = self._filter.feed(chunk)
             self.responder.write(chunk)
             return
         self._held_bytes += len(chunk)
@@ -214,9 +241,13 @@ class Exchange:
         if self._lease is not None:
             self._lease.prefilled()
         self.state = State.STREAMING
-        self.responder.start(head.status, self._answer_headers(head), content_length(head))
-        self._last = held = b"".join(self._held)
+        length = content_length(head) if self._filter is None else None
+        self.responder.start(head.status, self._answer_headers(head), length)
+        self._last = self._begin = held = b"".join(self._held)
         self._held.clear()
+        self._events += held.count(b"data:")
+        if self._filter is not None:
+            held = self._filter.feed(held)
         self.responder.write(held)
 
     def on_end(self) -> None:
@@ -225,12 +256,22 @@ class Exchange:
         if self._discarding is not None:
             self._try_again(self._discarding)
         elif self.state is State.STREAMING:
-            self._answered(head.status, read_stream_usage(self._before_last + self._last))
+            self._answered(head.status, self._streamed_usage())
+            if self._filter is not None:
+                self.responder.write(self._filter.rest())
             self.responder.finish()
         else:
             body = b"".join(self._held)
             self._answered(head.status, read_usage(body) if head.status == 200 else None)
             self.responder.respond(head.status, self._answer_headers(head), body)
+
+    def _streamed_usage(self) -> Usage | None:
+        if self._filter is not None and self._filter.usage is not None:
+            return self._filter.usage
+        tail = self._before_last + self._last
+        if self._is_stream:
+            return read_stream_usage(tail, self._begin)
+        return read_partial_usage(tail) or read_partial_usage(self._begin)
 
     def _answered(self, status: int, usage: Usage | None) -> None:
         """The engine's answer is over, whole or not: account for it, and end."""
@@ -242,7 +283,7 @@ class Exchange:
         if usage is not None:
             metrics.used(model, engine.name, usage)
             engine.meter.generated(usage.completion_tokens)
-        self._done()
+        self._done(status, usage, engine)
 
     def on_failed(self, failure: UpstreamFailure) -> None:
         connection, self._connection = self._connection, None
@@ -261,12 +302,19 @@ class Exchange:
 
     def _answer_headers(self, head: ResponseHead) -> list[tuple[bytes, bytes]]:
         headers = response_headers(head)
+        grant = self.grant
+        if grant is not None and grant.account.limited:
+            # An engine's limits are on the router; a client's are these.
+            headers = [field for field in headers if not field[0].startswith(b"x-ratelimit-")]
         headers += self._stoker_headers()
         return headers
 
     def _stoker_headers(self) -> list[tuple[bytes, bytes]]:
         name = self.engine.name if self.engine is not None else "-"
-        return own_headers(self.request.id, self.reason, name)
+        headers = own_headers(self.request.id, self.reason, name)
+        if self.grant is not None and self.grant.account.limited:
+            headers += self._dispatcher.ledger.headers(self.grant)
+        return headers
 
     # -- when an attempt fails
 
@@ -344,19 +392,21 @@ class Exchange:
 
     def refuse(self, error: ApiError) -> None:
         """Answer with an error of the router's own."""
+        if self.over:
+            return
         headers = error_headers(error) + self._stoker_headers()
         code = error.info.code or error.info.type
         self._dispatcher.metrics.rejected[self.features.model or "-", code] += 1
-        self._done()
+        self._done(error.status, None, None)
         self.responder.respond(error.status, headers, error.body())
 
     def cancel(self) -> None:
         """The client left: stop the engine's work for it."""
         if self.state in (State.SENT, State.STREAMING):
             self._drop_connection()
-            self._answered(499, None)
+            self._answered(CLIENT_LEFT, None)
         elif self.state is not State.DONE:
-            self._done()
+            self._done(CLIENT_LEFT, None, None)
 
     def engine_down(self) -> None:
         """The engine was found unhealthy: what has not begun to answer goes elsewhere."""
@@ -375,7 +425,7 @@ class Exchange:
         if self.state is State.WAITING:
             self._dispatcher.waited_too_long(self)
         elif self._paused:
-            self._answered(499, None)
+            self._answered(CLIENT_LEFT, None)
             self.responder.broken("the answer was not read in time", event_stream=False)
         elif self.state is State.SENT:
             self._attempt_failed(UpstreamFailure("no answer in time", timed_out=True))
@@ -398,7 +448,7 @@ class Exchange:
 
     def _leave_engine(self) -> None:
         if self._lease is not None:
-            self._lease.give_back(self._dispatcher.loop.time())
+            self._engine_s += self._lease.give_back(self._dispatcher.loop.time())
             self._lease = None
             self._dispatcher.left_engine(self)
 
@@ -407,11 +457,60 @@ class Exchange:
             self._connection.abort()
             self._connection = None
 
-    def _done(self) -> None:
-        self.state = State.DONE
+    def _done(self, status: int, usage: Usage | None, engine: EngineHandle | None) -> None:
+        """It is over; `engine` gave the answer, if one did."""
+        began, self.state = self.state, State.DONE
         self.deadline = _NEVER
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         self._leave_engine()
         self._dispatcher.finished(self)
+        if self.grant is not None:
+            self._settle(self.grant, began, status, usage, engine)
+
+    def _settle(
+        self,
+        grant: Grant,
+        began: State,
+        status: int,
+        usage: Usage | None,
+        engine: EngineHandle | None,
+    ) -> None:
+        """Account for what it took: as the engine says, else as far as can be guessed."""
+        outcome = Outcome.ANSWERED
+        if status == CLIENT_LEFT:
+            outcome = Outcome.CANCELLED
+        elif status >= 400:
+            outcome = Outcome.FAILED
+        guessed = usage is None and engine is not None and self._computed(began, status)
+        if guessed and engine is not None:
+            usage = self._guess(began, engine)
+        self._dispatcher.ledger.settle(
+            grant,
+            self.features,
+            engine,
+            outcome,
+            usage or _NOTHING,
+            estimated=guessed,
+            seconds=self._engine_s if engine is not None else 0.0,
+        )
+
+    def _computed(self, began: State, status: int) -> bool:
+        """Whether an engine worked on a prompt: what it refused, it did not."""
+        if not self.features.prompt:
+            return False
+        return began is State.STREAMING or status < 400 or status == CLIENT_LEFT
+
+    def _guess(self, began: State, engine: EngineHandle) -> Usage:
+        """Tokens of an answer that does not tell: a stream's events; a whole answer's length; of
+        one that the client did not wait for, what the engine does in the time it had."""
+        features = self.features
+        if began is State.STREAMING and self._is_stream:
+            written = self._events
+        elif self._head is not None:
+            written = self._held_bytes // BYTES_PER_TOKEN
+        else:
+            written = int((engine.decode_rate or 0.0) * self._engine_s)
+        most = features.output_tokens * features.answers
+        return Usage(features.prompt_tokens, min(written, most))

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 from stoker.router.engines.handle import EngineHandle
-from stoker.router.request import Features, Request, with_model
+from stoker.router.request import Features, Request, with_model, with_usage_asked
 from stoker.router.upstream import ResponseHead
 from stoker.router.wire import NOT_FORWARDED, NOT_RETURNED, end_to_end, join_headers
 
 _OURS = NOT_FORWARDED | {b"authorization", b"x-request-id"}
+_OURS_AND_KEY = _OURS | {b"x-api-key"}
 _BODILESS = frozenset((b"GET", b"DELETE"))
 
 
-def client_fields(request: Request) -> bytes:
-    """The fields that reach every engine the request is tried on, as they are written."""
-    fields = end_to_end(request.headers, request.fields.get(b"connection"), _OURS)
+def client_fields(request: Request, *, with_key: bool) -> bytes:
+    """The fields that reach every engine the request is tried on, as they are written.
+
+    `with_key`: whether the client's key is meant for the engine, not for the router.
+    """
+    ours = _OURS if with_key else _OURS_AND_KEY
+    fields = end_to_end(request.headers, request.fields.get(b"connection"), ours)
     fields.append((b"x-request-id", request.id))
     return join_headers(fields)
 
 
-def request_head(engine: EngineHandle, request: Request, fields: bytes, length: int) -> bytes:
+def request_head(
+    engine: EngineHandle, request: Request, fields: bytes, length: int, *, with_key: bool
+) -> bytes:
     """The head of the request to `engine`; `fields` from `client_fields`."""
-    authorization = engine.authorization or request.fields.get(b"authorization")
+    authorization = engine.authorization
+    if authorization is None and with_key:
+        authorization = request.fields.get(b"authorization")
     return b"%b %b%b HTTP/1.1\r\nhost: %b\r\n%b%b%b\r\n" % (
         request.method,
         engine.path_prefix,
@@ -32,9 +41,20 @@ def request_head(engine: EngineHandle, request: Request, fields: bytes, length: 
     )
 
 
+def asks_usage(engine: EngineHandle, features: Features) -> bool:
+    """Whether the router asks, on its own account, what a stream used. llama.cpp's streams tell
+    it anyway, in their `timings`."""
+    return features.lacks_usage and engine.ask_usage and engine.kind != "llama_cpp"
+
+
 def request_body(engine: EngineHandle, features: Features, body: bytes) -> bytes:
-    """The client's own bytes, unless the engine knows the model by another name."""
-    if not features.is_json or features.model is None:
+    """The client's own bytes, unless the engine knows the model by another name, or a stream
+    would not tell what it used."""
+    if not features.is_json:
+        return body
+    if asks_usage(engine, features):
+        body = with_usage_asked(body, features.stream_options)
+    if features.model is None:
         return body
     served = engine.models.get(features.model)
     if served is None or served.own_name == features.asked_model:

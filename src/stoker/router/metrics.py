@@ -104,6 +104,7 @@ class RouterCollector(Collector):
         yield _counter(
             "cached_tokens", "Prompt tokens engines had cached.", by_engine, metrics.cached_tokens
         )
+        yield from self._by_key()
         predicted = Counter({(): metrics.predicted_tokens})
         text = "Prompt tokens the policy took to be cached where it sent them."
         yield _counter("predicted_cached_tokens", text, (), predicted)
@@ -112,6 +113,21 @@ class RouterCollector(Collector):
         yield _histogram("queue_wait_seconds", "Time in the queue.", metrics.queue_wait)
         yield _histogram("event_loop_lag_seconds", "Lateness of a timer.", metrics.loop_lag)
         yield from self._gauges()
+
+    def _by_key(self) -> Iterator[Metric]:
+        """What the ledger counted. Keys' names, never the keys."""
+        totals = self._dispatcher.ledger.book.totals()
+        labels = ("key", "model", "engine")
+        for name, text in (
+            ("requests", "Requests."),
+            ("refused", "Requests refused for their key's sake."),
+            ("prompt_tokens", "Prompt tokens."),
+            ("completion_tokens", "Tokens generated."),
+            ("engine_seconds", "Engines' time, divided among the requests that shared it."),
+            ("cost", "Cost, in the currency of the prices."),
+        ):
+            sums = {group: getattr(tally, name) for group, tally in totals.items()}
+            yield _counter(f"key_{name}", f"By key: {text}", labels, sums)
 
     def _gauges(self) -> Iterator[Metric]:
         dispatcher = self._dispatcher
@@ -152,7 +168,7 @@ class RouterCollector(Collector):
 
 
 def _counter(
-    name: str, text: str, labels: tuple[str, ...], counts: Mapping[tuple[Any, ...], int]
+    name: str, text: str, labels: tuple[str, ...], counts: Mapping[tuple[Any, ...], float]
 ) -> Metric:
     family = CounterMetricFamily(f"stoker_router_{name}", text, labels=labels)
     for values, count in counts.items():

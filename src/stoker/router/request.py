@@ -55,6 +55,7 @@ class Request:
         "id",
         "keep_alive",
         "method",
+        "on_behalf_of",
         "path",
         "target",
     )
@@ -80,6 +81,8 @@ class Request:
         self.http11 = http11
         self.keep_alive = keep_alive
         self.id = request_id
+        self.on_behalf_of: str | None = None
+        """The name of the key it counts for, where the router itself makes it."""
 
 
 _NONE = msgspec.Raw()
@@ -95,6 +98,8 @@ class _Body(msgspec.Struct):
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     max_output_tokens: int | None = None
+    n: msgspec.Raw = _NONE
+    stream_options: msgspec.Raw = _NONE
     messages: msgspec.Raw = _NONE
     prompt: msgspec.Raw = _NONE
     input: msgspec.Raw = _NONE
@@ -107,6 +112,17 @@ class _Body(msgspec.Struct):
 
 _decoder = msgspec.json.Decoder(_Body, strict=False)
 _fields_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+
+
+_options_decoder = msgspec.json.Decoder(_StreamOptions)
+_STREAMS_CHUNKS = frozenset((b"/v1/chat/completions", b"/v1/completions"))
+"""Routes whose streams tell what was used only when asked."""
+_WRITES_NOTHING = frozenset((b"/v1/embeddings", b"/v1/rerank", b"/v1/score", b"/tokenize"))
 _WHERE = re.compile(r" - at `\$\.?([^`]*)`")
 
 
@@ -146,8 +162,19 @@ class Features:
     """The prompt's tokens, where the policy wants them and an engine has told."""
     adapter: str | None = None
     """The LoRA adapter asked for, which caches are told apart by."""
+    lacks_usage: bool = False
+    """Whether its stream would not tell what was used, because the client did not ask."""
+    stream_options: bytes | None = None
+    """Its `stream_options`, as JSON."""
+    answers: int = 1
+    """How many answers to the prompt are wanted."""
     block_hashes: list[int] | None = None
     """Chained hashes of the prompt's blocks, once a policy has asked for them."""
+
+    @property
+    def estimated_tokens(self) -> int:
+        """What it may take at most, as far as can be told before."""
+        return self.prompt_tokens + self.output_tokens * self.answers
 
     @property
     def words(self) -> int:
@@ -224,6 +251,12 @@ def read_features(request: Request) -> Features:
     features.output_tokens = (
         DEFAULT_MAX_TOKENS if features.max_tokens is None else features.max_tokens
     )
+    if request.path in _WRITES_NOTHING:
+        features.output_tokens = 0
+    if body.n is not _NONE and (n := bytes(body.n)).isdigit():
+        features.answers = max(1, min(int(n[:6]), 1000))
+    if features.stream and request.path in _STREAMS_CHUNKS:
+        _read_stream_options(features, body.stream_options)
     for part in (body.system, body.instructions, body.tools):
         if part is not _NONE:
             features.preamble += bytes(part)
@@ -239,6 +272,23 @@ def read_features(request: Request) -> Features:
     if body.structured_outputs is not _NONE:
         features.has_schema = bytes(body.structured_outputs) != b"null"
     return features
+
+
+def _read_stream_options(features: Features, options: msgspec.Raw) -> None:
+    """Whether the client asked for the usage. What it asked for wrongly, the engine shall judge."""
+    if options is _NONE:
+        features.lacks_usage = True
+        return
+    features.stream_options = bytes(options)
+    if features.stream_options == b"null":
+        features.lacks_usage = True
+        return
+    try:
+        asked = _options_decoder.decode(options)
+    except msgspec.MsgspecError:
+        return
+    # With both, an engine adds usage to every piece; only the client may want that.
+    features.lacks_usage = not asked.include_usage and not asked.continuous_usage_stats
 
 
 def _texts(part: object) -> Iterator[str]:
@@ -257,6 +307,19 @@ def with_model(body: bytes, model: str) -> bytes:
     """The same JSON object with another `model`; every other field keeps its bytes."""
     fields = _fields_decoder.decode(body)
     fields["model"] = msgspec.Raw(msgspec.json.encode(model))
+    return msgspec.json.encode(fields)
+
+
+def with_usage_asked(body: bytes, options: bytes | None) -> bytes:
+    """The same JSON object, asking that a stream tell what was used; `options` are its
+    `stream_options` so far."""
+    if options is None:
+        end = body.rindex(b"}")
+        return body[:end] + b',"stream_options":{"include_usage":true}' + body[end:]
+    fields = _fields_decoder.decode(body)
+    inner = {} if options == b"null" else _fields_decoder.decode(options)
+    inner["include_usage"] = msgspec.Raw(b"true")
+    fields["stream_options"] = msgspec.Raw(msgspec.json.encode(inner))
     return msgspec.json.encode(fields)
 
 

@@ -15,12 +15,17 @@ from stoker.router.control import Control
 from stoker.router.dispatcher import Dispatcher
 from stoker.router.downstream import ClientConnection, Work
 from stoker.router.engines.handle import EngineHandle
+from stoker.router.ledger import route as usage_route
+from stoker.router.ledger.keeper import Keeper
 from stoker.router.policies import POLICIES
 from stoker.router.policies.kv import Kv
 from stoker.router.prober import Prober
 from stoker.router.request import Request
 from stoker.router.storage import open_database
 from stoker.router.wire import error_headers, own_headers
+
+# What probes and scrapers ask, without a key.
+_OPEN_PATHS = frozenset((b"/health", b"/ready", b"/metrics"))
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +43,8 @@ class RouterServer:
         self.connections: set[ClientConnection] = set()
         self._control = Control(self.dispatcher, self.connections.__len__)
         self._batches = BatchHandler(self.dispatcher)
-        self._services = xgen.PATHS | {batch_route.PATH}
+        self._keeper = Keeper(self.dispatcher.ledger, self.database, interval=config.usage.flush)
+        self._services = xgen.PATHS | {batch_route.PATH, usage_route.PATH}
         self._prober = Prober(self.dispatcher)
         self._tasks: list[asyncio.Task[None]] = []
         self._server: asyncio.Server | None = None
@@ -77,6 +83,8 @@ class RouterServer:
         self._tasks.append(self.loop.create_task(self._sweep(), name="sweep"))
         self._prober.start()
         self._follow_caches()
+        await self._keeper.start()
+        self._tasks.append(self.loop.create_task(self._keeper.run(), name="ledger"))
         await self._prober.all_probed()
         self._server = await self.loop.create_server(
             lambda: ClientConnection(self),
@@ -168,10 +176,17 @@ class RouterServer:
         await asyncio.gather(*tasks, return_exceptions=True)
         for connection in list(self.connections):
             connection.close()
+        await self._keeper.flush()
         await self.database.close()
 
     def handle(self, request: Request, connection: ClientConnection) -> Work | None:
         """Answer a request, or set going what will."""
+        if request.path not in _OPEN_PATHS and self.dispatcher.ledger.required:
+            try:
+                self.dispatcher.ledger.account_of(request)
+            except ApiError as error:
+                self._refuse(request, connection, error)
+                return None
         reply = self._control.answer(request)
         if reply is not None:
             headers = [
@@ -185,12 +200,22 @@ class RouterServer:
         try:
             return self._serve(request, connection)
         except ApiError as error:
-            headers = error_headers(error) + own_headers(request.id, "refused")
-            connection.respond(error.status, headers, error.body())
+            self._refuse(request, connection, error)
             return None
+
+    def _refuse(self, request: Request, connection: ClientConnection, error: ApiError) -> None:
+        code = error.info.code or error.info.type
+        self.dispatcher.metrics.rejected["-", code] += 1
+        headers = error_headers(error) + own_headers(request.id, "refused")
+        connection.respond(error.status, headers, error.body())
 
     def _serve(self, request: Request, connection: ClientConnection) -> Work | None:
         """One of the services made of several requests or of other words."""
+        if request.path == usage_route.PATH:
+            if request.method != b"GET":
+                raise method_not_allowed(request.method.decode(), "/usage", "GET")
+            account = self.dispatcher.ledger.account_of(request)
+            return usage_route.UsageWork(request, connection, account, self._keeper, self.database)
         if request.method != b"POST":
             raise method_not_allowed(request.method.decode(), request.path.decode(), "POST")
         if request.path == batch_route.PATH:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 
@@ -17,6 +19,14 @@ class _Details(msgspec.Struct):
     cached_tokens: int | None = None
 
 
+class _Timings(msgspec.Struct):
+    """What llama.cpp says at the end of a stream, asked or not."""
+
+    prompt_n: int = 0
+    cache_n: int = 0
+    predicted_n: int = 0
+
+
 class _Wire(msgspec.Struct):
     """The usage fields of OpenAI's chat and completions, of Responses and of Anthropic."""
 
@@ -27,6 +37,7 @@ class _Wire(msgspec.Struct):
     output_tokens: int | None = None
     input_tokens_details: _Details | None = None
     cache_read_input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
 
 
 class _Nested(msgspec.Struct):
@@ -36,38 +47,76 @@ class _Nested(msgspec.Struct):
 class _Answer(msgspec.Struct):
     usage: _Wire | None = None
     response: _Nested | None = None
+    """Responses' last event."""
+    message: _Nested | None = None
+    """Anthropic's first."""
+    timings: _Timings | None = None
 
 
 _decoder = msgspec.json.Decoder(_Answer)
+_wire_decoder = msgspec.json.Decoder(_Wire)
 _USAGE = b'"usage"'
+_TIMINGS = b'"timings"'
+_OBJECT = re.compile(rb'"usage"\s*:\s*(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
 _DATA = b"data:"
 
 
 def read_usage(body: bytes) -> Usage | None:
-    """The usage of a whole answer; None if it has none."""
-    if _USAGE not in body:
+    """The usage of a whole answer, or of an event; None if it has none."""
+    if _USAGE not in body and _TIMINGS not in body:
         return None
     try:
         answer = _decoder.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
     wire = answer.usage
-    if wire is None and answer.response is not None:
-        wire = answer.response.usage
-    if wire is None:
+    nested = answer.response or answer.message
+    if wire is None and nested is not None:
+        wire = nested.usage
+    if wire is not None:
+        return _usage(wire)
+    timings = answer.timings
+    if timings is None:
         return None
+    return Usage(timings.prompt_n + timings.cache_n, timings.predicted_n, timings.cache_n)
+
+
+def _usage(wire: _Wire) -> Usage:
     details = wire.prompt_tokens_details or wire.input_tokens_details
-    cached = wire.cache_read_input_tokens or (details.cached_tokens if details else None)
+    read, written = wire.cache_read_input_tokens, wire.cache_creation_input_tokens
+    cached = read or (details.cached_tokens if details else None)
+    # Anthropic's input_tokens are without those read from a cache or written to it.
+    prompt = (wire.prompt_tokens or wire.input_tokens or 0) + (read or 0) + (written or 0)
     return Usage(
-        prompt_tokens=wire.prompt_tokens or wire.input_tokens or 0,
-        completion_tokens=wire.completion_tokens or wire.output_tokens or 0,
-        cached_tokens=cached or 0,
+        prompt_tokens=max(prompt, 0),
+        completion_tokens=max(wire.completion_tokens or wire.output_tokens or 0, 0),
+        cached_tokens=min(max(cached or 0, 0), max(prompt, 0)),
     )
 
 
-def read_stream_usage(tail: bytes) -> Usage | None:
-    """The usage in the last pieces of an event stream; None if there is none."""
-    at = tail.rfind(_USAGE)
+def read_stream_usage(tail: bytes, begin: bytes = b"") -> Usage | None:
+    """The usage in the last pieces of an event stream; None if there is none. What the last
+    event leaves out stands in the first pieces (Anthropic's prompt)."""
+    last = _last_usage(tail)
+    if last is not None and not last.prompt_tokens and b'"message_start"' in begin:
+        first = _last_usage(begin)
+        if first is not None:
+            last.prompt_tokens, last.cached_tokens = first.prompt_tokens, first.cached_tokens
+    return last
+
+
+def read_partial_usage(part: bytes) -> Usage | None:
+    """The usage in a piece of an answer too long to be kept."""
+    for found in reversed(_OBJECT.findall(part)):
+        try:
+            return _usage(_wire_decoder.decode(found))
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            continue
+    return None
+
+
+def _last_usage(tail: bytes) -> Usage | None:
+    at = max(tail.rfind(_USAGE), tail.rfind(_TIMINGS))
     while at >= 0:
         start = tail.rfind(_DATA, 0, at)
         if start < 0:
@@ -76,5 +125,5 @@ def read_stream_usage(tail: bytes) -> Usage | None:
         usage = read_usage(tail[start + len(_DATA) : end if end >= 0 else None])
         if usage is not None:
             return usage
-        at = tail.rfind(_USAGE, 0, start)
+        at = max(tail.rfind(_USAGE, 0, start), tail.rfind(_TIMINGS, 0, start))
     return None

@@ -26,7 +26,16 @@ from stoker.api.errors import (
     route_not_found,
 )
 from stoker.errors import StokerError
-from stoker.server import chat, chat_batch, completions, health, metrics_route, models, tokenize
+from stoker.server import (
+    chat,
+    chat_batch,
+    completions,
+    embeddings,
+    health,
+    metrics_route,
+    models,
+    tokenize,
+)
 from stoker.server.config import ServerConfig
 from stoker.server.connection import ClientDisconnected
 from stoker.server.errors import error_body
@@ -35,11 +44,11 @@ from stoker.server.messages import routes as messages
 from stoker.server.middleware import Gate
 from stoker.server.openapi import allowed_methods, build_openapi
 from stoker.server.responses import routes as responses
-from stoker.server.state import ServedModel, ServerState
+from stoker.server.state import ServedEncoder, ServedModel, ServerState
 
 log = logging.getLogger(__name__)
 
-LoadModel = Callable[[], ServedModel]
+LoadModel = Callable[[], ServedModel | ServedEncoder]
 """Loads the model; called in a thread, while the server already answers (with 503)."""
 
 
@@ -70,6 +79,7 @@ def create_app(config: ServerConfig, keys: KeyRing, load: LoadModel) -> FastAPI:
         completions,
         responses,
         messages,
+        embeddings,
         models,
         tokenize,
         health,
@@ -96,7 +106,11 @@ def create_app(config: ServerConfig, keys: KeyRing, load: LoadModel) -> FastAPI:
 
 async def _load(state: ServerState, load: LoadModel) -> None:
     try:
-        state.model = await asyncio.to_thread(load)
+        loaded = await asyncio.to_thread(load)
+        if isinstance(loaded, ServedEncoder):
+            state.encoder = loaded
+        else:
+            state.model = loaded
     except Exception as error:
         state.failure = str(error)
         if not isinstance(error, StokerError):

@@ -25,6 +25,8 @@ class ServerConfig:
     """Seconds with work pending and no step after which `/health` says 503."""
     keep_alive_interval: float = 15.0
     """Seconds without a token after which a stream carries a comment."""
+    write_timeout: float = 60.0
+    """Seconds after which a connection is cut whose client does not read what was written."""
     force_include_usage: bool = False
     """Send token counts at the end of every stream, asked for or not."""
     tool_call_parser: str | None = None

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from stoker import __version__
 from stoker.api.errors import unavailable
 from stoker.server.openapi import errors
-from stoker.server.state import state_of
+from stoker.server.state import ServedEncoder, state_of
 
 router = APIRouter(tags=["health"])
 
@@ -31,7 +31,10 @@ class Version(BaseModel):
 async def health(http: Request) -> Health:
     """200 when requests are taken and the step loop steps; 503 with the reason otherwise."""
     state = state_of(http)
-    engine = state.ready().engine.health()
+    model = state.ready_for_embeddings()
+    if isinstance(model, ServedEncoder):
+        return Health(status="ok")
+    engine = model.engine.health()
     if not engine.running:
         raise unavailable(
             f"The engine has stopped: {engine.error or 'it was shut down'}.", code="engine_stopped"

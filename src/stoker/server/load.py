@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from stoker.engine.async_engine import AsyncEngine
 from stoker.engine.config import EngineConfig
 from stoker.engine.factory import build_engine
 from stoker.engine.kv_events import KVEventListener
-from stoker.server.state import ServedModel
+from stoker.errors import MemoryPlanError
+from stoker.model.bert import is_bert, open_bert
+from stoker.model.store import resolve
+from stoker.model.tokenizer import Tokenizer
+from stoker.runner.encoder import EncoderRunner
+from stoker.server.state import ServedEncoder, ServedModel
 from stoker.telemetry.metrics import EngineMetrics
 
 
@@ -17,13 +24,16 @@ def load_model(
     served_name: str,
     chat_template: str | None = None,
     kv_listener: KVEventListener | None = None,
-) -> ServedModel:
-    """Load a model and start its engine.
+) -> ServedModel | ServedEncoder:
+    """Load a model and start its engine; an encoder has none.
 
     `served_name` labels its metrics; `chat_template` is Jinja text in place of the model's own;
     `kv_listener` hears what the prefix cache holds.
     Raises `ModelError`, `MemoryPlanError` or `TemplateError`.
     """
+    path = resolve(model)
+    if is_bert(path):
+        return load_encoder(path, config.max_model_len)
     loaded = build_engine(model, config, chat_template=chat_template, kv_listener=kv_listener)
     engine = loaded.engine
     cache = engine.runner.cache
@@ -47,3 +57,14 @@ def load_model(
         max_model_len=engine.max_model_len,
         metrics=metrics,
     )
+
+
+def load_encoder(path: Path, max_model_len: int | None = None) -> ServedEncoder:
+    """Load an encoder. Raises `ModelError`, or `MemoryPlanError` for more than it reaches."""
+    encoder = EncoderRunner(open_bert(path))
+    longest = encoder.spec.max_position
+    if max_model_len is not None and max_model_len > longest:
+        raise MemoryPlanError(
+            f"--max-model-len is {max_model_len}, but the model reaches {longest} tokens"
+        )
+    return ServedEncoder(encoder, Tokenizer.load(path), max_model_len or longest)

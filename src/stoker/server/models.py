@@ -26,7 +26,7 @@ async def show_model(http: Request, name: str) -> ModelCard:
 
 
 def _card(state: ServerState, name: str) -> ModelCard:
-    model = state.ready()
+    model = state.ready_for_embeddings()
     return ModelCard(
         id=name,
         created=model.created,

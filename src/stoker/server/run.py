@@ -19,6 +19,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from stoker.errors import StokerError
+from stoker.server.protocol import protocol_with
 from stoker.server.state import ServerState
 
 log = logging.getLogger(__name__)
@@ -39,9 +40,10 @@ def serve(
     Raises:
         StokerError: the model could not be loaded.
     """
+    state: ServerState = app.state.server
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=protocol_with(state.config.write_timeout),
         ws="none",
         lifespan="on",
         log_config=None,
@@ -51,7 +53,6 @@ def serve(
         timeout_keep_alive=75,
         timeout_graceful_shutdown=_LAST_WORDS,
     )
-    state: ServerState = app.state.server
     DrainingServer(config, state, drain_timeout, on_ready).run(sockets=[listener])
     if state.failure is not None:
         raise StokerError(state.failure)

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
-from stoker.api.errors import ApiError, model_not_found, unavailable
+from stoker.api.errors import ApiError, bad_request, model_not_found, unavailable
 from stoker.engine.async_engine import AsyncEngine
 from stoker.model.template import ChatTemplate
 from stoker.model.tokenizer import Tokenizer
+from stoker.runner.encoder import EncoderRunner
 from stoker.server.config import ServerConfig
 from stoker.server.responses.store import ResponseStore
 from stoker.telemetry.metrics import EngineMetrics
@@ -28,6 +29,34 @@ class ServedModel:
     metrics: EngineMetrics
     created: int = field(default_factory=lambda: int(time.time()))
 
+    @property
+    def hidden_size(self) -> int:
+        return self.engine.engine.runner.spec.hidden_size
+
+    @property
+    def vocab_size(self) -> int:
+        return self.engine.engine.runner.spec.vocab_size
+
+
+@dataclass(frozen=True, slots=True)
+class ServedEncoder:
+    """A loaded encoder: it makes embeddings and nothing else."""
+
+    encoder: EncoderRunner
+    tokenizer: Tokenizer
+    max_model_len: int
+    created: int = field(default_factory=lambda: int(time.time()))
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """One request computes at a time, with all the processors."""
+
+    @property
+    def hidden_size(self) -> int:
+        return self.encoder.spec.hidden_size
+
+    @property
+    def vocab_size(self) -> int:
+        return self.encoder.spec.vocab_size
+
 
 class ServerState:
     """The server's own state: loading, ready or draining, and how many requests it is in."""
@@ -35,6 +64,8 @@ class ServerState:
     def __init__(self, config: ServerConfig) -> None:
         self.config = config
         self.model: ServedModel | None = None
+        self.encoder: ServedEncoder | None = None
+        """In place of `model`, where embeddings alone are served."""
         self.failure: str | None = None
         """Why the model could not be loaded."""
         self.loaded = asyncio.Event()
@@ -45,14 +76,27 @@ class ServerState:
         self.responses = ResponseStore(config.response_store_bytes, config.response_store_lifetime)
 
     def ready(self) -> ServedModel:
-        """The model, if requests are taken now. Raises a 503 that says why not."""
+        """The model that generates, if requests are taken now. Raises a 503 that says why not,
+        or a 400 where embeddings alone are served."""
+        model = self.ready_for_embeddings()
+        if isinstance(model, ServedEncoder):
+            raise bad_request(
+                "This model makes embeddings only: POST to /v1/embeddings, or serve a model that "
+                "generates text.",
+                param="model",
+            )
+        return model
+
+    def ready_for_embeddings(self) -> ServedModel | ServedEncoder:
+        """The model of either kind, if requests are taken now. Raises a 503 that says why not."""
         if self.failure is not None:
             raise unavailable(f"The model could not be loaded: {self.failure}", code="load_failed")
         if self.draining:
             raise unavailable("The server is shutting down.", code="shutting_down")
-        if self.model is None:
+        model = self.encoder or self.model
+        if model is None:
             raise unavailable("The model is still loading.", code="model_loading")
-        return self.model
+        return model
 
     def check_name(self, name: str | None) -> str:
         """The name an answer carries. Raises a 404 unless `name` is served (or left out)."""

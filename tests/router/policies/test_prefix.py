@@ -110,13 +110,17 @@ def test_a_crowded_engine_is_passed_over() -> None:
         engines[0].take(10, 10, now=0.0)
     decision = policy.choose(features, engines)
     assert decision.engine is engines[1]
-    assert decision.reason == ("prefix: 1 that know it have too much; least_in_flight: 0 of 64")
+    assert decision.reason == (
+        "prefix: 1 that know it have too much; least_work: 0.00 s of work before it"
+    )
 
 
 def test_a_miss_goes_by_load() -> None:
     policy, engines = Prefix(), fleet(3, 1, 2)
     decision = policy.choose(chat(SYSTEM), engines)
-    assert decision == Decision(engines[1], "prefix: none knows it; least_in_flight: 1 of 64")
+    assert decision == Decision(
+        engines[1], "prefix: none knows it; least_work: 1.88 s of work before it"
+    )
 
 
 def test_cost_weighs_what_is_known_against_the_queue() -> None:
@@ -125,9 +129,11 @@ def test_cost_weighs_what_is_known_against_the_queue() -> None:
     free = engine("free", speed={"decode": 100, "prefill": 1000})
     features = chat("a" * 40_000, max_tokens=1)
     policy.placed(features, knows)
-    knows.take(100, 500, now=0.0)  # 5.1 s of work; reading the prompt anew takes 10 s
+    knows.take(
+        100, 500, now=0.0
+    )  # 5.1 s of work; reading the prompt anew takes 10 s, three times weighed
     assert policy.choose(features, [knows, free]).engine is knows
-    knows.take(100, 500, now=0.0)  # 10.2 s
+    knows.take(100, 2500, now=0.0)  # 30.2 s
     assert policy.choose(features, [knows, free]).engine is free
 
 

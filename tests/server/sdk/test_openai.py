@@ -139,6 +139,12 @@ def test_a_background_response_is_cancelled_or_ends(client: openai.OpenAI) -> No
     assert again[0].type == "response.created"
 
 
+def test_embeddings(client: openai.OpenAI) -> None:
+    answer = client.embeddings.create(model="letters", input=["sea", "boat"])
+    assert [len(item.embedding) for item in answer.data] == [4, 4]
+    assert answer.usage.prompt_tokens == 7
+
+
 def test_tokenize_and_detokenize(client: openai.OpenAI, server: RunningServer) -> None:
     root = f"{server.url}/"
     tokens = client.post(

@@ -64,8 +64,11 @@ class EngineHandle:
 
     __slots__ = (
         "_connect_failures",
+        "_share_s",
+        "_shared_at",
         "abilities",
         "address",
+        "ask_usage",
         "authorization",
         "breaker",
         "capacity",
@@ -113,6 +116,8 @@ class EngineHandle:
         self.price = config.price
         self.abilities = config.abilities
         """What it can do beyond text; None when nothing is declared, so anything may be."""
+        self.ask_usage = config.ask_usage
+        """Whether it can be asked what a stream used (`stream_options`)."""
         self.meter = Meter()
         self.kv_events = config.kv_events
         """Where it publishes its KV events, if it does,"""
@@ -133,6 +138,10 @@ class EngineHandle:
         self.suspect_until = float("-inf")
         """A connection failed a moment ago: until then, others are chosen first."""
         self._connect_failures = 0
+        self._share_s = 0.0
+        """The engine's seconds that a request in flight from the start would have had, each
+        second divided among those in flight."""
+        self._shared_at = 0.0
 
     @property
     def busy(self) -> float:
@@ -157,10 +166,20 @@ class EngineHandle:
         """Count one request as in flight; token counts are estimates."""
         if self.in_flight == 0:
             self.meter.work_began(now)
+        self.share(now)
         self.in_flight += 1
         self.prompt_tokens_in_flight += prompt_tokens
         self.output_tokens_in_flight += output_tokens
-        return Lease(self, prompt_tokens, output_tokens)
+        return Lease(self, prompt_tokens, output_tokens, self._share_s)
+
+    def share(self, now: float) -> float:
+        """Seconds of the engine's time per request in flight, up to now: a request's own part is
+        the difference between its end and its beginning, and all parts make the time in which
+        the engine had work."""
+        if self.in_flight:
+            self._share_s += (now - self._shared_at) / self.in_flight
+        self._shared_at = now
+        return self._share_s
 
     def ready(self, now: float) -> bool:
         """Usable, trusted and with room: the usual case, in one call."""
@@ -203,12 +222,15 @@ class EngineHandle:
 class Lease:
     """A request's place on an engine; giving it back twice does nothing."""
 
-    __slots__ = ("_engine", "_output_tokens", "_prompt_tokens")
+    __slots__ = ("_engine", "_output_tokens", "_prompt_tokens", "_share_before")
 
-    def __init__(self, engine: EngineHandle, prompt_tokens: int, output_tokens: int) -> None:
+    def __init__(
+        self, engine: EngineHandle, prompt_tokens: int, output_tokens: int, share_before: float
+    ) -> None:
         self._engine: EngineHandle | None = engine
         self._prompt_tokens = prompt_tokens
         self._output_tokens = output_tokens
+        self._share_before = share_before
 
     def prefilled(self) -> None:
         """The answer has begun, so the prompt has been read."""
@@ -216,12 +238,16 @@ class Lease:
             self._engine.prompt_tokens_in_flight -= self._prompt_tokens
             self._prompt_tokens = 0
 
-    def give_back(self, now: float) -> None:
+    def give_back(self, now: float) -> float:
+        """The seconds of the engine's time that the request had; 0 the second time."""
         engine = self._engine
+        seconds = 0.0
         if engine is not None:
             self._engine = None
+            seconds = engine.share(now) - self._share_before
             engine.in_flight -= 1
             engine.prompt_tokens_in_flight -= self._prompt_tokens
             engine.output_tokens_in_flight -= self._output_tokens
             if engine.in_flight == 0:
                 engine.meter.work_ended(now)
+        return seconds

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from stoker.router.engines.handle import EngineHandle
 from stoker.router.policies.base import Decision, Policy
-from stoker.router.policies.least_in_flight import LeastInFlight
+from stoker.router.policies.least_work import LeastWork
 from stoker.router.policies.prefix_index import PrefixIndex, block_hashes, tokens_in
 from stoker.router.policies.session import load_limit
 from stoker.router.request import Features
@@ -19,7 +19,7 @@ class Prefix(Policy):
 
     def __init__(self, index: PrefixIndex | None = None) -> None:
         self._index = index or PrefixIndex()
-        self._by_load = LeastInFlight()
+        self._by_load = LeastWork()
 
     def choose(self, features: Features, engines: Sequence[EngineHandle]) -> Decision:
         best, known, crowded = None, 0, 0

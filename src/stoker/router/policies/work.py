@@ -12,6 +12,9 @@ PREFILL_WEIGHT = 0.2
 # The pressure of a filling KV cache, in seconds: `KV_BARRIER_S · k / (1 − k)`.
 KV_BARRIER_S = 0.15
 _FULLEST = 0.99
+# Measured rates this near to their mean are taken for it: an engine that had less to do writes
+# less, and must not count as slower for it.
+_ALIKE = 1.5
 
 
 Rates = tuple[float, float]
@@ -26,6 +29,8 @@ def rates_of(engines: Sequence[EngineHandle]) -> list[Rates]:
     mean = sum(told) / len(told) if told else None
     rates = []
     for engine, rate in zip(engines, known, strict=True):
+        if rate and mean and engine.speed is None and 1 / _ALIKE < rate / mean < _ALIKE:
+            rate = mean
         decode = rate or mean or float(engine.capacity)
         declared = engine.speed.prefill if engine.speed is not None else None
         rates.append((declared or decode / PREFILL_WEIGHT, decode))

@@ -1,0 +1,214 @@
+"""The ledger: lets requests in by their keys' limits, and writes down what they took."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+
+from stoker.api.errors import ApiError, unauthorized
+from stoker.router.config import Config
+from stoker.router.engines.handle import EngineHandle
+from stoker.router.ledger.account import Account
+from stoker.router.ledger.book import Book, Outcome
+from stoker.router.ledger.keys import Keyring, presented
+from stoker.router.ledger.purse import DAY_S
+from stoker.router.ledger.refusals import (
+    insufficient_quota,
+    limit_headers,
+    model_not_allowed,
+    rate_limited,
+)
+from stoker.router.ledger.window import Window
+from stoker.router.request import Features, Request
+from stoker.router.usage import Usage
+
+
+class Grant:
+    """A request that was let in, and what was set aside for it until it ends."""
+
+    __slots__ = ("account", "cost", "over", "second", "tokens")
+
+    def __init__(self, account: Account, tokens: int, cost: float, now: float) -> None:
+        self.account = account
+        self.tokens = tokens
+        self.cost = cost
+        self.second = now
+        """When it was let in, on the loop's clock."""
+        self.over = False
+
+
+class Ledger:
+    """Everything here is memory; `LedgerStore` brings it to a database and back."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        clock: Callable[[], float],
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`clock` is the loop's; `wall_clock` tells seconds since 1970."""
+        self.keyring = Keyring()
+        self.book = Book()
+        self.required = False
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self.reconfigure(config)
+
+    def reconfigure(self, config: Config) -> None:
+        """Go on with the keys of another configuration."""
+        self.required = config.keys_required
+        self.keyring.set_configured(config.keys or ())
+
+    # -- a request's way in
+
+    def account_of(self, request: Request) -> Account:
+        """Whose request it is. Raises `ApiError` (401) where a key is needed and none is known."""
+        if request.on_behalf_of is not None:
+            account = self.keyring.account(request.on_behalf_of)
+        elif self.required or len(self.keyring):
+            account = self.keyring.whose(presented(request.fields))
+        else:
+            return self.keyring.anonymous
+        if account is not None:
+            return account
+        if self.required:
+            raise unauthorized()
+        return self.keyring.anonymous
+
+    def check(self, account: Account, features: Features, *, has_body: bool) -> None:
+        """Raises `ApiError` (403) for a model that the key may not use."""
+        if account.limits.models is None or (features.model is None and not has_body):
+            return
+        if not account.may_use(features.model, features.asked_model):
+            raise model_not_allowed(account, features.asked_model or features.model)
+
+    def admit(self, account: Account, features: Features, engines: Iterable[EngineHandle]) -> Grant:
+        """Let a request in by this router's own count, or raise `ApiError` (429)."""
+        cost = self.reserve_money(account, features, engines)
+        now = self._clock()
+        grant = Grant(account, features.estimated_tokens, cost, now)
+        requests, tokens = account.requests, account.tokens
+        if requests is not None and not requests.take(1, now):
+            raise self._over(account, grant, requests, tokens, now)
+        if tokens is not None and not tokens.take(grant.tokens, now):
+            if requests is not None:
+                requests.correct(-1, now, now)
+            raise self._over(account, grant, requests, tokens, now)
+        return grant
+
+    def reserve_money(
+        self, account: Account, features: Features, engines: Iterable[EngineHandle]
+    ) -> float:
+        """Set aside what a request may cost, or raise `ApiError` (429)."""
+        purse = account.purse
+        if purse is None:
+            return 0.0
+        cost = max((_estimate(engine, features) for engine in engines), default=0.0)
+        refusal = purse.refusal(cost, self._wall_clock())
+        if refusal is not None:
+            raise insufficient_quota(account, *refusal)
+        purse.reserved += cost
+        return cost
+
+    def _over(
+        self,
+        account: Account,
+        grant: Grant,
+        requests: Window | None,
+        tokens: Window | None,
+        now: float,
+    ) -> ApiError:
+        self.release(grant)
+        return over_limits(account, grant.tokens, requests, tokens, now)
+
+    def release(self, grant: Grant) -> None:
+        """Nothing came of it: give back the money set aside."""
+        purse = grant.account.purse
+        if not grant.over and purse is not None:
+            purse.reserved = max(0.0, purse.reserved - grant.cost)
+        grant.over = True
+
+    def headers(self, grant: Grant) -> list[tuple[bytes, bytes]]:
+        """What an answer says of its key's limits."""
+        account = grant.account
+        if account.requests is None and account.tokens is None:
+            return []
+        return limit_headers(account.requests, account.tokens, self._clock())
+
+    # -- and out
+
+    def settle(
+        self,
+        grant: Grant,
+        features: Features,
+        engine: EngineHandle | None,
+        outcome: Outcome,
+        usage: Usage,
+        *,
+        estimated: bool = False,
+        seconds: float = 0.0,
+    ) -> None:
+        """The request is over: replace what was set aside by what it took.
+
+        `seconds` is its share of the engine's time.
+        """
+        if grant.over:
+            return
+        account = grant.account
+        cost = 0.0
+        if engine is not None and engine.price is not None:
+            cost = engine.price.of(
+                usage.prompt_tokens, usage.completion_tokens, seconds, usage.cached_tokens
+            )
+        self.release(grant)
+        if account.purse is not None:
+            account.purse.fresh += cost
+        if account.tokens is not None:
+            took = usage.prompt_tokens + usage.completion_tokens
+            account.tokens.correct(took - grant.tokens, grant.second, self._clock())
+        model = features.model or "-"
+        name = engine.name if engine is not None else "-"
+        tally = self.book.tally(int(self._wall_clock() // DAY_S), account.name, model, name)
+        tally.requests += 1
+        if outcome is Outcome.FAILED:
+            tally.failed += 1
+        elif outcome is Outcome.CANCELLED:
+            tally.cancelled += 1
+        tally.estimated += estimated
+        tally.prompt_tokens += usage.prompt_tokens
+        tally.cached_tokens += usage.cached_tokens
+        tally.completion_tokens += usage.completion_tokens
+        tally.engine_seconds += seconds
+        tally.cost += cost
+
+    def refused(self, account: Account, model: str | None) -> None:
+        """A request was refused for its key's sake."""
+        day = int(self._wall_clock() // DAY_S)
+        tally = self.book.tally(day, account.name, model or "-", "-")
+        tally.requests += 1
+        tally.refused += 1
+
+
+def over_limits(
+    account: Account, asked: int, requests: Window | None, tokens: Window | None, now: float
+) -> ApiError:
+    """The error for a request of `asked` tokens that does not fit; its headers say what is left."""
+    windows: list[tuple[str, Window, int]] = []
+    if requests is not None:
+        windows.append(("requests", requests, 1))
+    if tokens is not None:
+        windows.append(("tokens", tokens, asked))
+    error = rate_limited(account, windows, now)
+    for name, value in limit_headers(requests, tokens, now):
+        error.headers[name.decode()] = value.decode()
+    return error
+
+
+def _estimate(engine: EngineHandle, features: Features) -> float:
+    """What a request may cost on an engine: by its tokens, or by the time they would take it."""
+    if engine.price is None:
+        return 0.0
+    rate = engine.decode_rate
+    seconds = features.output_tokens / rate if rate else 0.0
+    return engine.price.of(features.prompt_tokens, features.output_tokens, seconds)

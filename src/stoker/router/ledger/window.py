@@ -1,0 +1,92 @@
+"""An allowance per minute that holds for every minute, whenever it begins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+SECONDS = 60
+# The present second is only partly over, so one more than a minute has is kept.
+_SLOTS = SECONDS + 1
+
+
+class Window:
+    """What was used in each of the last seconds; together never more than `limit` in any 60 s.
+
+    A bucket that refills would let twice the limit through in its first minute; this does not.
+    Times are seconds on any one clock that does not go back.
+    """
+
+    __slots__ = ("_latest", "_second", "_slots", "limit", "used")
+
+    def __init__(self, limit: int, slots: Mapping[int, int] | None = None) -> None:
+        """`slots`: what was used in which second, as another holder of the same limit tells."""
+        self.limit = limit
+        self.used = 0
+        self._slots = [0] * _SLOTS
+        self._second = 0
+        self._latest = 0
+        for second, amount in sorted((slots or {}).items()):
+            self._advance(second)
+            self._put(second, amount)
+
+    def remaining(self, now: float) -> int:
+        self._advance(int(now))
+        return max(0, self.limit - self.used)
+
+    def take(self, amount: int, now: float) -> bool:
+        """Use so much, if there is so much left."""
+        second = int(now)
+        self._advance(second)
+        if self.used + amount > self.limit:
+            return False
+        self._put(second, amount)
+        return True
+
+    def note(self, amount: int, now: float) -> None:
+        """So much was used, whether allowed or not."""
+        second = int(now)
+        self._advance(second)
+        self._put(second, amount)
+
+    def correct(self, difference: int, taken_at: float, now: float) -> None:
+        """What was taken at `taken_at` turned out to be so much more, or less."""
+        second = int(taken_at)
+        self._advance(int(now))
+        if self._second - second < _SLOTS:
+            difference = max(difference, -self._slots[second % _SLOTS])
+            self._put(second, difference)
+
+    def seconds_until(self, amount: int, now: float) -> float | None:
+        """How long until so much is left; None if it never will be."""
+        if amount > self.limit:
+            return None
+        self._advance(int(now))
+        excess = self.used + amount - self.limit
+        if excess <= 0:
+            return 0.0
+        for second in range(self._second - SECONDS, self._second + 1):
+            excess -= self._slots[second % _SLOTS]
+            if excess <= 0:
+                return second + _SLOTS - now
+        raise AssertionError("a window is empty after a minute")
+
+    def seconds_until_whole(self, now: float) -> float:
+        """How long until all of the limit is left again."""
+        self._advance(int(now))
+        return self._latest + _SLOTS - now if self.used else 0.0
+
+    def _put(self, second: int, amount: int) -> None:
+        self._slots[second % _SLOTS] += amount
+        self.used += amount
+        if second > self._latest:
+            self._latest = second
+
+    def _advance(self, second: int) -> None:
+        """Let go of what is more than a minute old."""
+        if second <= self._second:
+            return
+        for one in range(max(self._second + 1, second - SECONDS), second + 1):
+            index = one % _SLOTS
+            self.used -= self._slots[index]
+            self._slots[index] = 0
+        self._second = second

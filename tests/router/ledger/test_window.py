@@ -1,0 +1,57 @@
+"""No minute sees more than the limit, whenever it begins."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stoker.router.ledger.window import Window
+
+
+def test_a_full_window_says_when_there_is_room() -> None:
+    window = Window(3)
+    assert [window.take(1, at) for at in (100.0, 100.9, 130.5, 131.0)] == [True, True, True, False]
+    assert window.remaining(131.0) == 0
+    assert window.seconds_until(1, 131.0) == 30.0  # at 161 the second 100 has left
+    assert window.seconds_until(3, 131.0) == 60.0
+    assert window.seconds_until(4, 131.0) is None
+    assert window.seconds_until_whole(131.0) == 60.0
+    assert not window.take(1, 160.99)
+    assert window.take(1, 161.0)
+
+
+def test_a_correction_counts_where_it_was_taken() -> None:
+    window = Window(100)
+    assert window.take(60, 10.0)
+    window.correct(-50, 10.0, 20.0)
+    assert window.remaining(20.0) == 90
+    window.correct(+95, 10.0, 20.0)  # it took more than was allowed
+    assert window.remaining(20.0) == 0
+    assert window.remaining(71.0) == 100
+    window.correct(-50, 10.0, 80.0)  # long gone
+    assert window.remaining(80.0) == 100
+
+
+@given(
+    st.integers(1, 20),
+    st.lists(st.tuples(st.floats(0, 20), st.integers(1, 5)), max_size=120),
+)
+def test_no_minute_has_more_than_the_limit(limit: int, steps: list[tuple[float, int]]) -> None:
+    window, now = Window(limit), 0.0
+    taken: list[tuple[float, int]] = []
+    for passed, amount in steps:
+        now += passed
+        wait = window.seconds_until(amount, now)
+        allowed = window.take(amount, now)
+        assert allowed == (wait == 0.0)
+        if allowed:
+            taken.append((now, amount))
+        elif wait is not None:
+            assert 0 < wait <= 61
+        assert sum(one for at, one in taken if at > now - 60) <= limit
+
+
+def test_as_others_tell_it() -> None:
+    window = Window(10, {100: 4, 159: 5})
+    assert window.remaining(160.0) == 1
+    assert window.seconds_until(3, 160.0) == 1.0
