@@ -11,16 +11,21 @@ import sys
 import typer
 
 from stoker.cli import bench, keys, models, plan, route, router, up, usage
+from stoker.cli.chat import chat
+from stoker.cli.complete import complete
+from stoker.cli.run_batch import run_batch
 from stoker.cli.serve import serve
 from stoker.errors import StokerError
 
 app = typer.Typer(
     help="Serve open language models behind one OpenAI-compatible address.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.command("serve")(serve)
+app.command("chat")(chat)
+app.command("complete")(complete)
+app.command("run-batch")(run_batch)
 app.command("pull")(models.pull)
 app.command("list")(models.list_models)
 app.command("show")(models.show)

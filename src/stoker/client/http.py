@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -50,6 +50,11 @@ class Answer:
         """The server's name for the request; empty if it gave none."""
         return self.fields.get(b"x-request-id", b"").decode("latin-1")
 
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds that the server asks to wait before the next try, if it says so."""
+        return _retry_after(self.fields)
+
     def json(self) -> Any:
         """The body as JSON. Raises `ServerUnreachable` when it is not: this is no such API."""
         try:
@@ -63,9 +68,7 @@ class Answer:
         """Itself when the status is 2xx; raises `ServerRefused` otherwise."""
         if 200 <= self.status < 300:
             return self
-        raise ServerRefused(
-            _error_text(self), status=self.status, retry_after=_retry_after(self.fields)
-        )
+        raise ServerRefused(_error_text(self), status=self.status, retry_after=self.retry_after)
 
 
 class Call(Protocol):
@@ -135,7 +138,9 @@ class ApiClient:
         """POST JSON to `path`; any status. Raises `ServerUnreachable`."""
         return await self._whole(path, payload, within, headers)
 
-    async def events(self, path: str, payload: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    async def events(
+        self, path: str, payload: Mapping[str, Any]
+    ) -> AsyncGenerator[dict[str, Any], None]:
         """POST JSON and yield the events of the answer until `[DONE]`. Leaving early ends the
         request at the server.
 

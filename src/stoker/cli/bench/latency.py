@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from stoker.cli.bench import options
+from stoker.cli.progress import progress
 
 
 def latency(
@@ -48,7 +49,7 @@ def latency(
         }
     )
     engine = build_engine(model, config).engine
-    with options.progress("Batches", num_iters_warmup + num_iters) as advance:
+    with progress("Batches", num_iters_warmup + num_iters) as advance:
         result = measure_latency(
             engine,
             input_len=input_len,

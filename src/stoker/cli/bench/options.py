@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -62,18 +61,3 @@ def write_json(path: Path | None, result: Mapping[str, Any]) -> None:
     except OSError as error:
         raise StokerError(f"{path} cannot be written: {error.strerror or error}") from None
     typer.echo(f"Result written to {path}", err=True)
-
-
-@contextmanager
-def progress(what: str, number: int, *, hidden: bool = False) -> Iterator[Callable[[], None]]:
-    """A bar on standard error, where that is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeElapsedColumn as Elapsed
-
-    console = Console(stderr=True)
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), Elapsed())
-    quiet = hidden or not console.is_terminal
-    with Progress(*columns, console=console, disable=quiet, transient=True) as bar:
-        task = bar.add_task("", total=number)
-        yield lambda: bar.advance(task)

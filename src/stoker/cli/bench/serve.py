@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stoker.cli.bench import options
+from stoker.cli.progress import progress
 from stoker.errors import InvalidRequest, ModelError, StokerError
 
 if TYPE_CHECKING:
@@ -256,7 +257,7 @@ def serve(
             )
             requests = data.requests(counter)
             await _warm_up(client, requests[:1] * num_warmups, config)
-            with options.progress("Requests", len(requests), hidden=disable_tqdm) as advance:
+            with progress("Requests", len(requests), hidden=disable_tqdm) as advance:
                 outcomes, duration = await run_load(
                     client, requests, config, on_done=lambda _: advance()
                 )

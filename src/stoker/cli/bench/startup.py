@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from stoker.cli.bench import options
+from stoker.cli.progress import progress
 
 
 def startup(
@@ -31,7 +32,7 @@ def startup(
 
     path = resolve(model)
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    with options.progress("Starts", num_iters_cold + num_iters_warmup + num_iters_warm) as advance:
+    with progress("Starts", num_iters_cold + num_iters_warmup + num_iters_warm) as advance:
         report = measure_startup(
             model,
             files,
