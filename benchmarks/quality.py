@@ -20,6 +20,7 @@ Perplexity: of public-domain text (the constitution of the United States from De
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -146,21 +147,25 @@ def main() -> None:
     parser.add_argument("--text", type=Path, required=True)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--windows", type=int, default=12, help=f"of {WINDOW} tokens")
-    parser.add_argument("--kv-cache-dtype", default="auto")
+    parser.add_argument(
+        "--kv-cache-dtype", action="append", help="repeatable: every model with each of them"
+    )
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
 
     request: dict[str, Any] = {}
     truth: dict[str, Any] = {}
     results: dict[str, dict[str, Any]] = {}
-    for entry in arguments.model:
+    for entry, dtype in itertools.product(arguments.model, arguments.kv_cache_dtype or ["auto"]):
         name, _, rest = entry.partition("=")
+        if arguments.kv_cache_dtype:
+            name += f", {dtype} cache"
         path, _, weight_format = rest.partition(":")
         options = {"weight_format": weight_format} if weight_format else {}
         llm = LLM(
             model=path,
             max_model_len=2048,
-            kv_cache_dtype=arguments.kv_cache_dtype,
+            kv_cache_dtype=dtype,
             **options,
         )
         if not request:

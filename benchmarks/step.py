@@ -4,7 +4,9 @@
     python benchmarks/step.py --model other.gguf --decode 1 --decode 32 --prefill 512
 
 A step is what an engine asks of the runner: a token for each of so many sequences, or one chunk of
-a prompt. Of each part the fastest of many is shown, since other programs only ever slow it down.
+a prompt. The fastest of many is shown, since other programs only ever slow a step down: its parts
+as its first thread sees them. Where another program takes a processor, threads wait for each other
+and the parts say little; `--threads 1` is steadier.
 Beside a matrix product stand the weights that it reads and its multiply-adds per second, each with
 its share of the ceilings, which are measured here too: reading memory of the weights' size, and the
 best multiplying instruction on registers alone.
@@ -117,18 +119,22 @@ def batch_of(step: Step, ids: list[int], *, filling: bool) -> Batch:
 
 
 def fastest(runner: CPURunner, step: Step, ids: list[int], repeats: int) -> dict[str, float]:
-    """Seconds of each part, each where it was fastest."""
+    """Seconds of each part in the fastest step, on its first thread."""
     runner.measure = False
     if step.context:
         runner.run(batch_of(step, ids, filling=True))
     runner.measure = True
     batch = batch_of(step, ids, filling=False)
     steps = [runner.run(batch).timings for _ in range(repeats)]
-    return {part: min(step[part] for step in steps) for part in steps[0]}
+    return min(steps, key=lambda parts: sum(parts.values()))
 
 
 def report(
-    step: Step, parts: dict[str, float], work: dict[str, Work], ceilings: Ceilings, peak: float
+    step: Step,
+    parts: dict[str, float],
+    work: dict[str, Work],
+    ceilings: Ceilings,
+    peak: float,
 ) -> Table:
     whole = sum(parts.values())
     rows = step.sequences * step.tokens
