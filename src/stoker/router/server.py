@@ -21,13 +21,9 @@ from stoker.router.ledger.keeper import Keeper
 from stoker.router.policies import POLICIES
 from stoker.router.policies.kv import Kv
 from stoker.router.prober import Prober
-<<<<<<< HEAD
 from stoker.router.request import BodySink, Request
-=======
-from stoker.router.request import Request
 from stoker.router.shared.limits import SharedLimits
 from stoker.router.shared.link import RedisLink
->>>>>>> ledger
 from stoker.router.storage import open_database
 from stoker.router.wire import Headers, error_headers, own_headers
 
