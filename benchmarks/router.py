@@ -40,8 +40,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from stoker.router.ledger.keys import hash_of, new_key
+
 HERE = Path(__file__).resolve().parent
 console = Console(stderr=True)
+# Stoker runs with a key that has every limit there is.
+KEY = new_key()
 
 ANSWER = json.dumps(
     {
@@ -155,12 +159,24 @@ def start_stoker(policy: str, engines: Sequence[int], directory: Path) -> Candid
     port = free_port()
     config = {
         "router": {"port": port, "policy": policy},
+        "storage": {"url": f"sqlite:///{directory}/{policy}.db"},
+        "keys": [
+            {
+                "name": "wrk",
+                "hash": hash_of(KEY),
+                "models": ["m"],
+                "requests_per_minute": 1_000_000_000,
+                "tokens_per_minute": 1_000_000_000_000,
+                "budget": {"per_day": 1e9},
+            }
+        ],
         "engines": [
             {
                 "name": f"e{number}",
                 "kind": "openai",
                 "url": f"http://127.0.0.1:{engine}",
                 "max_in_flight": 1024,
+                "price": {"input_per_million": 0.1, "output_per_million": 0.4},
             }
             for number, engine in enumerate(engines)
         ],
@@ -196,6 +212,7 @@ def wrk(
 wrk.method = "POST"
 wrk.body = file:read("*a")
 wrk.headers["content-type"] = "application/json"
+wrk.headers["authorization"] = "Bearer {KEY}"
 """
     )
     url = f"http://127.0.0.1:{port}/v1/chat/completions"
@@ -254,7 +271,10 @@ def measure_streams(policy: str, seconds: float, directory: Path) -> list[Candid
                         *(sys.executable, str(worker), load),
                         *(str(candidate.port), "200", str(seconds)),
                     ]
-                    output = subprocess.run(command, capture_output=True, text=True, check=True)
+                    environment = {**os.environ, "STOKER_KEY": KEY}
+                    output = subprocess.run(
+                        command, capture_output=True, text=True, check=True, env=environment
+                    )
                     for figure, value in json.loads(output.stdout).items():
                         candidate.note(f"{load}: {figure}", value)
         finally:

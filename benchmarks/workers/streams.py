@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import time
 from typing import cast
@@ -90,7 +91,9 @@ class Client(asyncio.Protocol):
         body = json.dumps(
             {"model": "m", "stream": True, "user": self.kind, "messages": []}
         ).encode()
-        head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: "
+        key = os.environ.get("STOKER_KEY", "none")
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n"
+        head += "content-length: "
         self.transport.write(f"{head}{len(body)}\r\n\r\n".encode() + body)
 
     def data_received(self, data: bytes) -> None:

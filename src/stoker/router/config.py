@@ -263,6 +263,14 @@ class UsageSettings(_Section):
     flush: Annotated[float, Field(gt=0, le=60)] = 0.5
 
 
+class RedisSettings(_Section):
+    """Where several routers share their keys' limits per minute."""
+
+    url: Annotated[str, Field(pattern=r"^(redis|rediss|unix)://.+")]
+    prefix: Annotated[str, Field(pattern=r"^[\x21-\x7e]{1,64}$")] = "stoker"
+    timeout: Annotated[float, Field(gt=0, le=10)] = 0.5
+
+
 class Config(_Section):
     """The whole of `stoker.yaml`."""
 
@@ -280,6 +288,7 @@ class Config(_Section):
     require_key: bool | None = None
     keys: tuple[KeyConfig, ...] | None = None
     usage: UsageSettings = UsageSettings()
+    redis: RedisSettings | None = None
     engines: tuple[EngineConfig, ...]
 
     @property

@@ -15,12 +15,13 @@ from stoker.router.exchange import Exchange
 from stoker.router.fleet import Fleet
 from stoker.router.kv.tokens import ask_tokens
 from stoker.router.ledger.account import Account
-from stoker.router.ledger.ledger import Ledger
+from stoker.router.ledger.ledger import Grant, Ledger
 from stoker.router.metrics import RouterMetrics
 from stoker.router.policies.base import Policy
 from stoker.router.request import Features, Request, read_features
 from stoker.router.responder import Responder
 from stoker.router.retries import Backoff, RetryBudget
+from stoker.router.shared.link import RedisLink
 from stoker.router.upstream import Pool
 from stoker.router.wire import error_headers, own_headers
 
@@ -39,6 +40,7 @@ class Dispatcher:
         self.backoff = Backoff(config.retries)
         self.metrics = RouterMetrics()
         self.ledger = Ledger(config, clock=loop.time)
+        self.redis: RedisLink | None = None
         self.active: set[Exchange] = set()
         self.draining = False
         self._pools: dict[EngineHandle, Pool] = {}
@@ -109,11 +111,30 @@ class Dispatcher:
         exchange.grant = grant
         self.active.add(exchange)
         self.budget.pay_in()
-        if self.wants_tokens and features.prompt:
+        if self.ledger.asks_others(account):
+            self._start(self._admit_shared(exchange, grant))
+        else:
+            self._seek(exchange)
+        return exchange
+
+    def _seek(self, exchange: Exchange) -> None:
+        """It may have an engine: find it one."""
+        if self.wants_tokens and exchange.features.prompt:
             self._start(self._place_with_tokens(exchange))
         else:
             self._place_or_queue(exchange)
-        return exchange
+
+    async def _admit_shared(self, exchange: Exchange, grant: Grant) -> None:
+        """Ask the other routers' count too, before it may have an engine."""
+        try:
+            await self.ledger.admit_shared(grant)
+        except ApiError as error:
+            self.ledger.refused(grant.account, exchange.features.model)
+            exchange.grant = None
+            exchange.refuse(error)
+        else:
+            if not exchange.over:
+                self._seek(exchange)
 
     def _refuse(
         self, request: Request, responder: Responder, error: ApiError, account: Account | None

@@ -140,6 +140,10 @@ class RouterCollector(Collector):
         for model, length in dispatcher.queue_lengths().items():
             waiting.add_metric([model], length)
         yield waiting
+        if dispatcher.redis is not None:
+            text = "1 when Redis answers; otherwise limits hold for this router alone."
+            up = float(dispatcher.redis.up)
+            yield GaugeMetricFamily("stoker_router_redis_up", text, value=up)
         engines = dispatcher.fleet.engines.values()
         now = dispatcher.loop.time()
         for name, text, values in (

@@ -22,6 +22,8 @@ from stoker.router.policies import POLICIES
 from stoker.router.policies.kv import Kv
 from stoker.router.prober import Prober
 from stoker.router.request import BodySink, Request
+from stoker.router.shared.limits import SharedLimits
+from stoker.router.shared.link import RedisLink
 from stoker.router.storage import open_database
 from stoker.router.wire import Headers, error_headers, own_headers
 
@@ -31,6 +33,7 @@ _OPEN_PATHS = frozenset((b"/health", b"/ready", b"/metrics"))
 log = logging.getLogger(__name__)
 
 _SWEEP_S = 1.0
+_TELL_S = 0.1
 
 
 class RouterServer:
@@ -46,6 +49,8 @@ class RouterServer:
         self._batches = BatchHandler(self.dispatcher)
         self._files = FilesAndBatches(self.database, self.dispatcher)
         self._keeper = Keeper(self.dispatcher.ledger, self.database, interval=config.usage.flush)
+        self._link = RedisLink(config.redis) if config.redis is not None else None
+        self.dispatcher.redis = self._link
         self._services = xgen.PATHS | {batch_route.PATH, usage_route.PATH}
         self._prober = Prober(self.dispatcher)
         self._tasks: list[asyncio.Task[None]] = []
@@ -86,6 +91,11 @@ class RouterServer:
         self._prober.start()
         self._follow_caches()
         await self._keeper.start()
+        if self._link is not None:
+            await self._link.look()
+            shared = self.dispatcher.ledger.shared = SharedLimits(self._link)
+            self._tasks.append(self.loop.create_task(self._link.watch(), name="redis"))
+            self._tasks.append(self.loop.create_task(_tell(shared), name="shared limits"))
         self._tasks.append(self.loop.create_task(self._keeper.run(), name="ledger"))
         await self._prober.all_probed()
         self._files.start()
@@ -107,6 +117,8 @@ class RouterServer:
             log.warning("router.host and router.port change only when the router is restarted")
         if self.config.storage != config.storage:
             log.warning("storage.url changes only when the router is restarted")
+        if self.config.redis != config.redis:
+            log.warning("redis changes only when the router is restarted")
         policy = POLICIES[new.policy]() if new.policy != old.policy else None
         fleet = self.dispatcher.fleet
         engines = fleet.prepare(config, self.loop.time())
@@ -182,6 +194,8 @@ class RouterServer:
             connection.close()
         await self._keeper.flush()
         await self.database.close()
+        if self._link is not None:
+            await self._link.close()
 
     def handle(self, request: Request, connection: ClientConnection) -> Work | None:
         """Answer a request, or set going what will."""
@@ -244,3 +258,10 @@ class RouterServer:
             now = self.loop.time()
             for connection in [one for one in self.connections if one.deadline <= now]:
                 connection.expired()
+
+
+async def _tell(shared: SharedLimits) -> None:
+    """Correct the shared counts, every moment."""
+    while True:
+        await asyncio.sleep(_TELL_S)
+        await shared.flush()

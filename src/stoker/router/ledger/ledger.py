@@ -20,20 +20,24 @@ from stoker.router.ledger.refusals import (
 )
 from stoker.router.ledger.window import Window
 from stoker.router.request import Features, Request
+from stoker.router.shared.limits import Shared, SharedLimits
+from stoker.router.shared.link import RedisAway
 from stoker.router.usage import Usage
 
 
 class Grant:
     """A request that was let in, and what was set aside for it until it ends."""
 
-    __slots__ = ("account", "cost", "over", "second", "tokens")
+    __slots__ = ("account", "cost", "over", "second", "shared", "tokens")
 
     def __init__(self, account: Account, tokens: int, cost: float, now: float) -> None:
         self.account = account
         self.tokens = tokens
         self.cost = cost
         self.second = now
-        """When it was let in, on the loop's clock."""
+        """When it was let in, on the loop's clock;"""
+        self.shared: Shared | None = None
+        """and what Redis said, if its limits are shared."""
         self.over = False
 
 
@@ -51,6 +55,8 @@ class Ledger:
         self.keyring = Keyring()
         self.book = Book()
         self.required = False
+        self.shared: SharedLimits | None = None
+        """The limits of several routers together, if there are several."""
         self._clock = clock
         self._wall_clock = wall_clock
         self.reconfigure(config)
@@ -86,8 +92,41 @@ class Ledger:
     def admit(self, account: Account, features: Features, engines: Iterable[EngineHandle]) -> Grant:
         """Let a request in by this router's own count, or raise `ApiError` (429)."""
         cost = self.reserve_money(account, features, engines)
-        now = self._clock()
-        grant = Grant(account, features.estimated_tokens, cost, now)
+        grant = Grant(account, features.estimated_tokens, cost, self._clock())
+        if not self.asks_others(account):
+            self._take(grant)
+        return grant
+
+    def asks_others(self, account: Account) -> bool:
+        """Whether its limits are shared now, so that `admit` leaves them to `admit_shared`."""
+        return self.shared is not None and self.shared.available and account.limited
+
+    async def admit_shared(self, grant: Grant) -> None:
+        """Let a request in by the count of all routers; by this one's own if Redis goes away.
+        Raises `ApiError` (429)."""
+        account = grant.account
+        if self.shared is None or not account.limited:
+            return
+        try:
+            shared = await self.shared.take(account, grant.tokens)
+        except RedisAway:
+            self._take(grant)
+            return
+        if not shared.granted:
+            self.release(grant)
+            windows = shared.requests, shared.tokens
+            raise over_limits(account, grant.tokens, *windows, shared.now)
+        grant.shared = shared
+        # For the time when Redis may be away.
+        grant.second = self._clock()
+        for window, amount in ((account.requests, 1), (account.tokens, grant.tokens)):
+            if window is not None:
+                window.note(amount, grant.second)
+
+    def _take(self, grant: Grant) -> None:
+        """Take a request from this router's own windows, or raise `ApiError` (429)."""
+        account, now = grant.account, self._clock()
+        grant.second = now
         requests, tokens = account.requests, account.tokens
         if requests is not None and not requests.take(1, now):
             raise self._over(account, grant, requests, tokens, now)
@@ -95,7 +134,6 @@ class Ledger:
             if requests is not None:
                 requests.correct(-1, now, now)
             raise self._over(account, grant, requests, tokens, now)
-        return grant
 
     def reserve_money(
         self, account: Account, features: Features, engines: Iterable[EngineHandle]
@@ -134,6 +172,8 @@ class Ledger:
         account = grant.account
         if account.requests is None and account.tokens is None:
             return []
+        if grant.shared is not None:
+            return limit_headers(grant.shared.requests, grant.shared.tokens, grant.shared.now)
         return limit_headers(account.requests, account.tokens, self._clock())
 
     # -- and out
@@ -167,6 +207,8 @@ class Ledger:
         if account.tokens is not None:
             took = usage.prompt_tokens + usage.completion_tokens
             account.tokens.correct(took - grant.tokens, grant.second, self._clock())
+            if grant.shared is not None and self.shared is not None:
+                self.shared.correct(account, int(grant.shared.now), took - grant.tokens)
         model = features.model or "-"
         name = engine.name if engine is not None else "-"
         tally = self.book.tally(int(self._wall_clock() // DAY_S), account.name, model, name)
