@@ -13,7 +13,7 @@ from stoker.engine.factory import build_engine, plan_engine
 from stoker.engine.kv_events import BlockStored, KVEvent
 from stoker.engine.sampling_params import SamplingParams
 from stoker.engine.stats import StepStats
-from stoker.errors import MemoryPlanError, ModelCorrupt, ModelNotFound
+from stoker.errors import InvalidRequest, MemoryPlanError, ModelCorrupt, ModelNotFound
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -82,6 +82,8 @@ def test_planning_loads_nothing(checkpoint: Path) -> None:
 
 
 def test_errors_name_what_is_wrong(checkpoint: Path) -> None:
+    with pytest.raises(InvalidRequest, match=r"block_size \(8\) must be 16 with the cpu runner"):
+        build_engine(str(checkpoint), EngineConfig(block_size=8, kv_cache_memory_bytes=10**6))
     with pytest.raises(ModelNotFound, match="no model 'no such'"):
         build_engine("no such", EngineConfig())
     with pytest.raises(MemoryPlanError, match="--max-model-len"):

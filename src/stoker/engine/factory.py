@@ -13,6 +13,7 @@ from stoker.engine.engine import Engine, StepListener
 from stoker.engine.host_memory import free_memory
 from stoker.engine.kv_events import KVEventListener
 from stoker.engine.memory_plan import MemoryPlan, plan_memory
+from stoker.errors import InvalidRequest
 from stoker.model.loader import LoadedModel, open_model
 from stoker.model.store import resolve
 from stoker.model.store.progress import Progress, terminal_progress
@@ -92,8 +93,14 @@ def make_runner(loaded: LoadedModel, config: EngineConfig, cache: CacheConfig) -
         from stoker.runner.reference import ReferenceRunner
 
         return ReferenceRunner(loaded.spec, loaded.weights, cache)
-    from stoker.runner.cpu import CPURunner
+    from stoker.runner.cpu import BLOCK_SIZE, CPURunner
 
+    if config.block_size != BLOCK_SIZE:
+        raise InvalidRequest(
+            f"block_size ({config.block_size}) must be {BLOCK_SIZE} with the cpu runner, whose "
+            "kernels are made for it",
+            param="block_size",
+        )
     return CPURunner(
         loaded.spec,
         loaded.weights,
