@@ -73,36 +73,65 @@ def read_lines(
     `endpoint`: the only `url` allowed; None allows any in `ENDPOINTS`. A file without a request
     and one with more than `max_lines` end with an error of the whole file.
     """
-    seen: dict[str, int] = {}
-    count = 0
-    for number, raw in enumerate(lines, 1):
-        if not raw.strip():
-            continue
-        count += 1
-        if count > max_lines:
-            yield LineError(
-                code="too_many_tasks",
-                message=f"A batch may have {max_lines} requests; this file has more. Split it.",
-            )
+    reader = LineReader(endpoint=endpoint, max_lines=max_lines)
+    for raw in lines:
+        found = reader.read(raw)
+        if found is not None:
+            yield found
+        if reader.full:
             return
+    problem = reader.end()
+    if problem is not None:
+        yield problem
+
+
+class LineReader:
+    """`read_lines` for those who have the lines of a file one by one."""
+
+    def __init__(self, *, endpoint: str | None = None, max_lines: int = MAX_LINES) -> None:
+        self._endpoint = endpoint
+        self._max_lines = max_lines
+        self._seen: dict[str, int] = {}
+        self._number = 0
+        self._count = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether there were too many requests, so that reading on is no use."""
+        return self._count > self._max_lines
+
+    def read(self, raw: bytes) -> BatchLine | LineError | None:
+        """The next line's request or what is wrong with it; None if it is empty."""
+        self._number += 1
+        if not raw.strip():
+            return None
+        self._count += 1
+        if self.full:
+            return LineError(
+                code="too_many_tasks",
+                message=f"A batch may have {self._max_lines} requests; this file has more. "
+                "Split it.",
+            )
         try:
-            line = _read_line(number, raw, endpoint)
+            line = _read_line(self._number, raw, self._endpoint)
         except _Wrong as wrong:
-            yield wrong.error
-            continue
-        if line.custom_id in seen:
-            yield LineError(
+            return wrong.error
+        first = self._seen.setdefault(line.custom_id, self._number)
+        if first != self._number:
+            return LineError(
                 code="duplicate_custom_id",
                 message=f"The custom_id {line.custom_id!r} was used on line "
-                f"{seen[line.custom_id]} already; each must be unique in its file.",
+                f"{first} already; each must be unique in its file.",
                 param="custom_id",
-                line=number,
+                line=self._number,
             )
-            continue
-        seen[line.custom_id] = number
-        yield line
-    if not count:
-        yield LineError(code="empty_file", message="The file has no requests: one JSON a line.")
+        return line
+
+    def end(self) -> LineError | None:
+        """What is wrong with the file once its last line is read."""
+        if self._count:
+            return None
+        return LineError(code="empty_file", message="The file has no requests: one JSON a line.")
 
 
 class _Wrong(Exception):

@@ -101,6 +101,16 @@ class Storage(_Section):
     url: Annotated[str, AfterValidator(check_url)] = Field(default_factory=default_url)
 
 
+class Batches(_Section):
+    """Files and batches."""
+
+    file_limit: ByteSize = ByteSize(200 * 1024 * 1024)
+    max_lines: Annotated[int, Field(ge=1)] = 50_000
+    max_in_flight: Annotated[int, Field(ge=1)] = 256
+    share: Annotated[float, Field(gt=0, le=1)] = 0.75
+    hold: Seconds = 30.0
+
+
 class RouterSection(_Section):
     """Where the router listens, and how it chooses."""
 
@@ -272,6 +282,7 @@ class Config(_Section):
     admission: Admission = Admission()
     supervision: Supervision = Supervision()
     storage: Storage = Field(default_factory=Storage)
+    batches: Batches = Batches()
     default_model: str | None = None
     aliases: dict[str, str] = {}
     require_key: bool | None = None

@@ -274,6 +274,10 @@ class Dispatcher:
         """How many exchanges wait for an engine."""
         return sum(len(queue) for queue in self._queues.values()) if self._queues else 0
 
+    def waiting_for(self, model: str) -> int:
+        """How many exchanges wait for an engine of a model."""
+        return len(self._queues.get(model, ()))
+
     def queue_lengths(self) -> dict[str, int]:
         """How many exchanges wait, for each model."""
         lengths = dict.fromkeys(self.fleet.models, 0)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 import httptools
 
 from stoker.api.errors import ApiError, bad_request
-from stoker.router.request import Request, new_request_id
+from stoker.router.request import BodySink, Request, new_request_id
 from stoker.router.wire import (
     Headers,
     error_headers,
@@ -27,6 +27,8 @@ _MAX_REQUEST_ID = 128
 # or the client would see a reset instead of the reason.
 _LINGER_S = 2.0
 _NEVER = float("inf")
+# What a form may have around the file that is uploaded with it.
+_FORM_BYTES = 64 * 1024
 _BODILESS = (204, 304)
 
 
@@ -56,6 +58,7 @@ class ClientConnection(asyncio.Protocol):
         self._closing = False
         self._lingering = False
         self._reading = True
+        self._held = False
         self._begun = 0
         self._flushing = False
         self.deadline = _NEVER
@@ -70,6 +73,7 @@ class ClientConnection(asyncio.Protocol):
         self._head_bytes = 0
         self._in_request = False
         self._in_head = False
+        self._sink: BodySink | None = None
 
     # -- asyncio.Protocol
 
@@ -81,6 +85,7 @@ class ClientConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._closing = True
         self._server.connections.discard(self)
+        self._abandon()
         self._waiting.clear()
         self.deadline = _NEVER
         work, self._work = self._work, None
@@ -158,7 +163,12 @@ class ClientConnection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        limit = self._server.config.router.body_limit
+        self._sink = self._server.sink_for(
+            self._parser.get_method(), self._target, self._headers, self._hold_reading
+        )
+        limit: int = self._server.config.router.body_limit
+        if self._sink is not None:
+            limit = self._server.config.batches.file_limit + _FORM_BYTES
         for name, value in self._headers:
             if name == b"content-length":
                 if int(value) > limit:
@@ -173,6 +183,11 @@ class ClientConnection(asyncio.Protocol):
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, chunk: bytes) -> None:
+        if self._sink is not None:
+            self._sink.feed(chunk)
+            if self._request is None and not self._waiting:
+                self._rest()  # it may take its time, as long as it goes on
+            return
         limit = self._server.config.router.body_limit
         if len(self._body) + len(chunk) > limit:
             raise _body_too_large(limit)
@@ -196,6 +211,9 @@ class ClientConnection(asyncio.Protocol):
             keep_alive=parser.should_keep_alive(),
         )
         given = request.fields.get(b"x-request-id", b"")
+        request.upload, self._sink = self._sink, None
+        if request.upload is not None:
+            request.upload.end()
         usable = 0 < len(given) <= _MAX_REQUEST_ID and given.isascii()
         request.id = given if usable else new_request_id()
         self._waiting.append(request)
@@ -206,7 +224,22 @@ class ClientConnection(asyncio.Protocol):
     def _bad(self, error: ApiError) -> None:
         """What came cannot be read as a request, so nothing after it can either."""
         self._closing = True
+        self._abandon()
         self._waiting.append(error)
+
+    def _abandon(self) -> None:
+        """What takes a body in will get no more of it."""
+        if self._sink is not None:
+            self._sink.abandon()
+            self._sink = None
+        for waiting in self._waiting:
+            if isinstance(waiting, Request) and waiting.upload is not None:
+                waiting.upload.abandon()
+
+    def _hold_reading(self, hold: bool) -> None:
+        """A body is taken in more slowly than it comes, or no longer."""
+        self._held = hold
+        self._read_if(len(self._waiting) < 2)
 
     def _next(self) -> None:
         """Answer the next request, if the last is answered."""
@@ -234,6 +267,7 @@ class ClientConnection(asyncio.Protocol):
         self.deadline = self._server.loop.time() + wait
 
     def _read_if(self, wanted: bool) -> None:
+        wanted = wanted and not self._held
         if wanted != self._reading and self._transport is not None and not self._closing:
             self._reading = wanted
             if wanted:

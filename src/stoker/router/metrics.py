@@ -18,6 +18,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from stoker.router.batches.metrics import BatchMetrics
 from stoker.router.engines.breaker import BreakerState
 from stoker.router.usage import Usage
 from stoker.telemetry.histogram import Histogram
@@ -61,6 +62,7 @@ class RouterMetrics:
         self.predicted_tokens = 0
         """Prompt tokens the policy took to be cached where it sent them."""
         self.loop_lag = Histogram(_LAG)
+        self.batches = BatchMetrics()
 
     def answered(
         self, model: str, engine: str, status: int, first_byte_s: float, total_s: float
@@ -112,6 +114,7 @@ class RouterCollector(Collector):
         yield _histograms("latency_seconds", "Arrival to last byte.", metrics.latency)
         yield _histogram("queue_wait_seconds", "Time in the queue.", metrics.queue_wait)
         yield _histogram("event_loop_lag_seconds", "Lateness of a timer.", metrics.loop_lag)
+        yield from metrics.batches.collect()
         yield from self._gauges()
 
     def _by_key(self) -> Iterator[Metric]:

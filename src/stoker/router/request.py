@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Protocol
 
 import msgspec
 
@@ -39,9 +40,24 @@ class Urgency(IntEnum):
     HIGH = 0
     NORMAL = 1
     LOW = 2
+    BATCH = 3
+    """Work that nobody waits for: behind everything else."""
 
 
-_URGENCY = {b"high": Urgency.HIGH, b"normal": Urgency.NORMAL, b"low": Urgency.LOW}
+_URGENCY = {level.name.lower().encode(): level for level in Urgency}
+
+
+class BodySink(Protocol):
+    """Takes a body as it arrives, instead of its being gathered."""
+
+    def feed(self, chunk: bytes) -> None:
+        """A piece of the body. Raises `ApiError` when it is not as it should be."""
+
+    def end(self) -> None:
+        """The body is whole. Raises `ApiError` when it should not be."""
+
+    def abandon(self) -> None:
+        """The rest of the body will never come."""
 
 
 class Request:
@@ -58,6 +74,7 @@ class Request:
         "on_behalf_of",
         "path",
         "target",
+        "upload",
     )
 
     def __init__(
@@ -81,6 +98,8 @@ class Request:
         self.http11 = http11
         self.keep_alive = keep_alive
         self.id = request_id
+        self.upload: BodySink | None = None
+        """Who has taken the body, where it was not gathered in `body`."""
         self.on_behalf_of: str | None = None
         """The name of the key it counts for, where the router itself makes it."""
 
@@ -215,7 +234,7 @@ def read_features(request: Request) -> Features:
     if urgency is not None:
         if urgency not in _URGENCY:
             raise InvalidRequest(
-                "the header x-stoker-urgency must be high, normal or low, not "
+                "the header x-stoker-urgency must be high, normal, low or batch, not "
                 f"{urgency.decode('latin-1')!r}",
                 param="x-stoker-urgency",
             )

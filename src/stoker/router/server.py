@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from stoker.api.errors import ApiError, method_not_allowed
 from stoker.router import batch_route, xgen
 from stoker.router.batch_handler import BatchHandler
+from stoker.router.batches.routes import UPLOAD_PATH, FilesAndBatches, is_about_files
 from stoker.router.config import Config
 from stoker.router.control import Control
 from stoker.router.dispatcher import Dispatcher
@@ -20,11 +21,11 @@ from stoker.router.ledger.keeper import Keeper
 from stoker.router.policies import POLICIES
 from stoker.router.policies.kv import Kv
 from stoker.router.prober import Prober
-from stoker.router.request import Request
+from stoker.router.request import BodySink, Request
 from stoker.router.shared.limits import SharedLimits
 from stoker.router.shared.link import RedisLink
 from stoker.router.storage import open_database
-from stoker.router.wire import error_headers, own_headers
+from stoker.router.wire import Headers, error_headers, own_headers
 
 # What probes and scrapers ask, without a key.
 _OPEN_PATHS = frozenset((b"/health", b"/ready", b"/metrics"))
@@ -46,6 +47,7 @@ class RouterServer:
         self.connections: set[ClientConnection] = set()
         self._control = Control(self.dispatcher, self.connections.__len__)
         self._batches = BatchHandler(self.dispatcher)
+        self._files = FilesAndBatches(self.database, self.dispatcher)
         self._keeper = Keeper(self.dispatcher.ledger, self.database, interval=config.usage.flush)
         self._link = RedisLink(config.redis) if config.redis is not None else None
         self.dispatcher.redis = self._link
@@ -96,6 +98,7 @@ class RouterServer:
             self._tasks.append(self.loop.create_task(_tell(shared), name="shared limits"))
         self._tasks.append(self.loop.create_task(self._keeper.run(), name="ledger"))
         await self._prober.all_probed()
+        self._files.start()
         self._server = await self.loop.create_server(
             lambda: ClientConnection(self),
             self.config.router.host,
@@ -180,6 +183,7 @@ class RouterServer:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.config.router.drain):
                 await self.dispatcher.idle()
+        await self._files.stop()
         self.dispatcher.close()
         self._prober.stop()
         tasks = [*self._tasks, *self._followed.values()]
@@ -209,6 +213,8 @@ class RouterServer:
             ]
             connection.respond(reply.status, headers, reply.body)
             return None
+        if is_about_files(request.path):
+            return self._files.serve(request, connection)
         if request.path not in self._services:
             return self.dispatcher.submit(request, connection)
         try:
@@ -216,6 +222,15 @@ class RouterServer:
         except ApiError as error:
             self._refuse(request, connection, error)
             return None
+
+    def sink_for(
+        self, method: bytes, target: bytes, headers: Headers, hold_reading: Callable[[bool], None]
+    ) -> BodySink | None:
+        """Who takes the body of a request in as it comes; None where it is gathered. Raises
+        `ApiError` when it is not to come at all."""
+        if method == b"POST" and target.partition(b"?")[0] == UPLOAD_PATH:
+            return self._files.upload(Request(method, target, headers, b""), hold_reading)
+        return None
 
     def _refuse(self, request: Request, connection: ClientConnection, error: ApiError) -> None:
         code = error.info.code or error.info.type

@@ -69,7 +69,7 @@ def _suited(
     features: Features, engines: Sequence[EngineHandle]
 ) -> tuple[Sequence[EngineHandle], str]:
     """The engines of the kind that suits the request's urgency and length."""
-    if features.urgency is Urgency.LOW:
+    if features.urgency in (Urgency.LOW, Urgency.BATCH):
         cheapest = _cheapest(features, engines)
         if cheapest:
             return cheapest, "not urgent, so the cheapest"

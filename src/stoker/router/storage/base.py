@@ -30,6 +30,9 @@ class Transaction(Protocol):
     def skip_locked(self) -> str:
         """The same, and leaves out rows that another transaction holds."""
 
+    def now(self) -> float:
+        """Seconds since 1970 by the database's clock, the one that its routers share."""
+
     def execute(self, sql: str, parameters: Sequence[Value] = ()) -> int:
         """Run a statement; how many rows it changed."""
 
@@ -46,6 +49,11 @@ class Transaction(Protocol):
 class Database(ABC):
     """A database that is open. Every operation raises `StorageError` when the database cannot
     be reached, or refuses a statement."""
+
+    @property
+    @abstractmethod
+    def is_there(self) -> bool:
+        """Whether it may hold something; the first write makes a database that is not there."""
 
     @abstractmethod
     async def read(self, work: Callable[[Transaction], T]) -> T:

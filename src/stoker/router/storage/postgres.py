@@ -36,6 +36,11 @@ class PostgresTransaction:
     def __init__(self, cursor: psycopg.Cursor[Row]) -> None:
         self._cursor = cursor
 
+    def now(self) -> float:
+        row = self.row("SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS DOUBLE PRECISION)")
+        assert row is not None
+        return float(row[0])
+
     def execute(self, sql: str, parameters: Sequence[Value] = ()) -> int:
         self._cursor.execute(_in_psycopg(sql), parameters)
         return self._cursor.rowcount
@@ -60,6 +65,10 @@ class PostgresDatabase(Database):
         self._mine = threading.local()
         self._connections: set[_Connection] = set()
         self._closed = False
+
+    @property
+    def is_there(self) -> bool:
+        return True
 
     async def read(self, work: Callable[[Transaction], T]) -> T:
         return await self._in_thread(work, IsolationLevel.REPEATABLE_READ)

@@ -11,6 +11,7 @@ import contextlib
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -38,6 +39,9 @@ class SqliteTransaction:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
+
+    def now(self) -> float:
+        return time.time()
 
     def execute(self, sql: str, parameters: Sequence[Value] = ()) -> int:
         return self._connection.execute(sql, parameters).rowcount
@@ -72,6 +76,10 @@ class SqliteDatabase(Database):
         self._mine = threading.local()
         self._connections: list[sqlite3.Connection] = []
         self._closed = False
+
+    @property
+    def is_there(self) -> bool:
+        return self.path.exists()
 
     async def read(self, work: Callable[[Transaction], T]) -> T:
         self._check_open()
