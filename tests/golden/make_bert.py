@@ -2,8 +2,9 @@
 
     python tests/golden/make_bert.py
 
-Needs `torch` and `transformers`, which the project itself does not. Writes `bert/` (the checkpoint,
-float32) and `bert.npz` (input ids and last hidden states `[tokens, hidden]` per sequence).
+Needs `torch` and `transformers`, which the project itself does not. Writes into `encoders/` the
+checkpoint `bert/` (float32) and `bert.npz` (input ids and last hidden states `[tokens, hidden]` per
+sequence).
 """
 
 # mypy: disable-error-code="import-not-found"
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from transformers import BertConfig, BertModel
 
-HERE = Path(__file__).parent
+OUT = Path(__file__).parent / "encoders"
 VOCAB = 128
 
 
@@ -36,12 +37,12 @@ def main() -> None:
         for name, parameter in model.named_parameters():
             centre = 1.0 if name.endswith("LayerNorm.weight") else 0.0
             parameter.copy_(centre + torch.randn_like(parameter) * 0.15)
-        model.save_pretrained(HERE / "bert")
+        model.save_pretrained(OUT / "bert")
         for length in (1, 12, 40):
             ids = torch.randint(VOCAB, (1, length))
             arrays[f"ids_{length}"] = ids[0].numpy().astype(np.int32)
             arrays[f"hidden_{length}"] = model(ids).last_hidden_state[0].numpy()
-    np.savez(HERE / "bert.npz", **arrays)
+    np.savez(OUT / "bert.npz", **arrays)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from stoker.errors import ModelCorrupt, UnsupportedModel
 from stoker.model.bert import is_bert, open_bert
 from stoker.runner.encoder import EncoderRunner
 
-GOLDEN = Path(__file__).parent.parent / "golden"
+GOLDEN = Path(__file__).parent.parent / "golden" / "encoders"
 LENGTHS = (1, 12, 40)
 
 

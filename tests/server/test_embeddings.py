@@ -18,7 +18,7 @@ from stoker.server.load import load_encoder
 from tests.server.conftest import RunningServer, running
 from tests.server.doubles import HIDDEN
 
-GOLDEN = Path(__file__).parent.parent / "golden"
+GOLDEN = Path(__file__).parent.parent / "golden" / "encoders"
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "sea", "is", "calm", "##er", "boat"]
 
 

@@ -6,6 +6,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from stoker import __version__
 from tests.server.conftest import RunningServer
+from tests.server.doubles import CHATML, VOCABULARY
 
 
 def test_models_are_listed_under_every_served_name(server: RunningServer) -> None:
@@ -27,6 +28,16 @@ def test_text_and_messages_become_tokens_and_back(server: RunningServer) -> None
     chat = server.post("/tokenize", json={"messages": [{"role": "user", "content": "hi"}]}).json()
     back = server.post("/detokenize", json={"tokens": chat["tokens"]}).json()
     assert back["prompt"] == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_a_client_without_the_tokenizers_files_learns_what_it_needs(server: RunningServer) -> None:
+    assert server.get("/tokenizer_info").json() == {
+        "vocab_size": VOCABULARY,
+        "model_max_length": 1024,
+        "bos_token": None,
+        "eos_token": "<|im_end|>",
+        "chat_template": CHATML,
+    }
 
 
 def test_probes(server: RunningServer) -> None:

@@ -1,4 +1,4 @@
-"""vLLM's `/tokenize` and `/detokenize`."""
+"""vLLM's `/tokenize`, `/detokenize` and `/tokenizer_info`."""
 
 from __future__ import annotations
 
@@ -44,3 +44,14 @@ class DetokenizeRequest(WireModel):
 
 class DetokenizeResponse(BaseModel):
     prompt: str
+
+
+class TokenizerInfo(BaseModel):
+    """What clients ask that count and cut in tokens without the tokenizer's files."""
+
+    vocab_size: int
+    model_max_length: int
+    bos_token: str | None
+    eos_token: str | None
+    chat_template: str | None
+    """The Jinja source; None for a model that has no template."""

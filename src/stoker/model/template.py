@@ -37,6 +37,8 @@ class ChatTemplate:
         sources = {"default": source} if isinstance(source, str) else dict(source or {})
         self._templates = {name: _Template(text) for name, text in sources.items()}
         self._special = {"bos_token": bos_token, "eos_token": eos_token}
+        self.default = sources.get("default")
+        """The Jinja source that is used without tools; None: there is no template."""
         self.text = "\n".join(sources.values())
         """The Jinja sources, by which a model's marks for tools and reasoning can be told."""
 

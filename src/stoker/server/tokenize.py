@@ -1,4 +1,4 @@
-"""`POST /tokenize` and `/detokenize`: the model's tokenizer, for clients that count."""
+"""`/tokenize`, `/detokenize`, `/tokenizer_info`: the model's tokenizer, for clients that count."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from stoker.api.tokenize import (
     DetokenizeResponse,
     TokenizeRequest,
     TokenizeResponse,
+    TokenizerInfo,
 )
 from stoker.server.generation import encode
-from stoker.server.openapi import describe
+from stoker.server.openapi import describe, errors
 from stoker.server.parse import parse_body
 from stoker.server.render import render_messages
 from stoker.server.state import state_of
@@ -54,4 +55,19 @@ async def detokenize(http: Request) -> DetokenizeResponse:
     state.check_name(request.model)
     return DetokenizeResponse(
         prompt=model.tokenizer.decode(request.tokens, skip_special_tokens=False)
+    )
+
+
+@router.get("/tokenizer_info", responses=errors(401, 503))
+async def tokenizer_info(http: Request) -> TokenizerInfo:
+    """The special tokens and the chat template."""
+    model = state_of(http).ready()
+    tokenizer = model.tokenizer
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    return TokenizerInfo(
+        vocab_size=tokenizer.vocab_size,
+        model_max_length=model.max_model_len,
+        bos_token=None if bos is None else tokenizer.id_to_token(bos),
+        eos_token=None if eos is None else tokenizer.id_to_token(eos),
+        chat_template=model.template.default,
     )

@@ -20,8 +20,6 @@ from stoker.model.tokenizer import Tokenizer
 MAX_CALLS = 16
 """Most calls of one answer, so that a weak model does not call for ever."""
 
-_OPEN = {"additionalProperties", "patternProperties", "allOf", "anyOf", "oneOf", "$ref"}
-"""What may let an object have more members than its `properties`."""
 _NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
 
 
@@ -160,9 +158,6 @@ def _moved(value: Any, place: str) -> Any:
 
 def _parameters(index: int, function: Function) -> dict[str, Any]:
     schema = _NO_ARGUMENTS if function.parameters is None else function.parameters
-    if "properties" in schema and not _OPEN & schema.keys():
-        # Arguments that nobody described are allowed by JSON schema; weak models invent them.
-        schema = {**schema, "additionalProperties": False}
     try:
         text = schema_text({"type": "object", **schema}, strict=bool(function.strict))
     except SourceError as error:

@@ -205,6 +205,46 @@ def test_strict_refuses_what_cannot_be_enforced() -> None:
     assert accepts(compiled(BACKEND, json=schema, strict=False), "[1, 1]")
 
 
+A = {"type": "object", "properties": {"a": {"type": "null"}}}
+"""An object that lists one property."""
+
+
+@pytest.mark.parametrize(
+    ("schema", "inside"),
+    [
+        (A, "{}"),
+        ({"anyOf": [A, {"type": "null"}]}, "{}"),
+        ({"$defs": {"a": A}, "$ref": "#/$defs/a"}, "{}"),
+        ({"type": "array", "items": A}, "[{}]"),
+        ({"type": "array", "prefixItems": [A]}, "[{}]"),
+        ({"type": "object", "additionalProperties": A}, '{"x": {}}'),
+        ({"type": "object", "properties": {"x": A}}, '{"x": {}}'),
+    ],
+)
+def test_an_object_has_no_properties_beside_those_it_lists(schema: Schema, inside: str) -> None:
+    grammar = compiled(BACKEND, json=schema)
+    assert accepts(grammar, inside.replace("{}", '{"a": null}'))
+    assert not accepts(grammar, inside.replace("{}", '{"a": null, "b": null}'))
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {**A, "additionalProperties": True},
+        {**A, "additionalProperties": {"type": "null"}},
+        {**A, "patternProperties": {"^b$": {"type": "null"}}},
+        {**A, "required": ["b"]},
+        {"allOf": [A, {"type": "object", "properties": {"b": {"type": "null"}}}]},
+        {**A, "anyOf": [{"properties": {"b": {"type": "null"}}}]},
+        {"type": "object", "required": ["b"], "anyOf": [A]},
+        {"$defs": {"a": A}, "$ref": "#/$defs/a", "required": ["b"]},
+    ],
+)
+def test_what_says_more_than_its_list_stays_open(schema: Schema) -> None:
+    jsonschema.validate({"a": None, "b": None}, schema)
+    assert accepts(compiled(BACKEND, json=schema, strict=False), '{"a": null, "b": null}')
+
+
 def test_json_object_is_any_object() -> None:
     grammar = compiled(BACKEND, json_object=True)
     assert accepts(grammar, '{"a": [1, {"b": null}]}')

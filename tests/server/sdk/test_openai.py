@@ -158,6 +158,9 @@ def test_tokenize_and_detokenize(client: openai.OpenAI, server: RunningServer) -
         body={"model": "letters", "tokens": tokens["tokens"]},
     )
     assert text == {"prompt": "Once"}
+    described = client.get(f"{root}tokenizer_info", cast_to=object)
+    assert isinstance(described, dict)
+    assert described
 
 
 def test_probes(client: openai.OpenAI, server: RunningServer) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from llguidance import LLMatcher
 
 from stoker.engine.sampling_params import ReasoningSpan, StructuredOutputsParams
+from stoker.engine.structured.closed import closed
 from stoker.engine.structured.gbnf import GbnfError
 from stoker.engine.structured.gbnf_to_lark import gbnf_to_lark
 from stoker.model.tokenizer import Tokenizer
@@ -57,6 +58,8 @@ def grammar_source(params: StructuredOutputsParams, tokenizer: Tokenizer) -> str
 def schema_text(schema: object, *, strict: bool) -> str:
     """A JSON schema as llguidance takes it, also after `%json` in a Lark grammar.
 
+    Objects that list their properties have no others; see `closed`.
+
     Raises:
         SourceError: it is no JSON schema, or too large.
     """
@@ -72,7 +75,9 @@ def schema_text(schema: object, *, strict: bool) -> str:
     _check_size(schema, MAX_DEPTH)
     options = {"whitespace_pattern": WHITESPACE, "lenient": not strict}
     try:
-        text = json.dumps({**schema, "x-guidance": options}, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(
+            {**closed(schema), "x-guidance": options}, ensure_ascii=False, allow_nan=False
+        )
     except (TypeError, ValueError) as error:
         raise SourceError(f"it is not JSON: {error}") from None
     return _text(text)

@@ -126,7 +126,7 @@ class SqliteDatabase(Database):
             connection = sqlite3.connect(
                 self.path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
             )
-            connection.execute("PRAGMA journal_mode = WAL")
+            _use_wal(connection)
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA foreign_keys = ON")
         except (OSError, sqlite3.Error) as error:
@@ -189,6 +189,23 @@ class SqliteDatabase(Database):
             job.done.set_exception(job.error)
         else:
             job.done.set_result(job.result)
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Write ahead, as every connection to the file does.
+
+    Turning it on takes the whole file, and SQLite does not wait for that as it does for a lock:
+    where two connections begin at once, one is told that the file is locked.
+    """
+    end = time.monotonic() + _BUSY_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.01)
 
 
 def _commit_together(connection: sqlite3.Connection, jobs: Sequence[_Job]) -> None:
