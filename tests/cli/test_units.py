@@ -35,6 +35,7 @@ def test_the_others() -> None:
     assert [units.rate(v) for v in (None, 0, 0.25, 12.34, 1234.5)] == [
         *("–", "0", "0.25", "12.3", "1,234"),
     ]
-    assert [units.share(v) for v in (None, 0.0, 0.425, 1.0)] == ["–", "0 %", "42 %", "100 %"]
+    shares = [units.share(v) for v in (None, 0.0, 0.002, 0.094, 0.096, 0.425, 1.0)]
+    assert shares == ["–", "0 %", "0.2 %", "9.4 %", "10 %", "42 %", "100 %"]
     assert [units.count(v) for v in (None, 0, 12345)] == ["–", "0", "12,345"]
     assert [units.memory(v) for v in (None, 412 * 2**20, 3 * 2**30)] == ["–", "412 MiB", "3.0 GiB"]

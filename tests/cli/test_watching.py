@@ -21,9 +21,11 @@ import pytest
 
 from stoker.cli.main import main
 from stoker.cli.running import announced
+from tests.cli import fleet
+from tests.cli.test_serve import checkpoint
 from tests.server.conftest import RunningServer, running, server
 
-__all__ = ["server"]  # a fixture
+__all__ = ["checkpoint", "server"]  # fixtures
 
 PATIENCE_S = 60.0
 NOWHERE = "http://127.0.0.1:9"
@@ -114,6 +116,25 @@ def test_ps_tells_that_a_model_is_loading_and_that_a_server_does_not_answer(stok
     with announced("server", NOWHERE, ("m",)):
         (one,) = json.loads(stoker("ps", "--json").stdout)
     assert (one["state"], one["models"], one["pid"]) == ("no answer", ["m"], os.getpid())
+
+
+def test_real_processes_are_known_while_they_run(
+    stoker: Run, checkpoint: Path, tmp_path: Path
+) -> None:
+    engine = {"name": "one", "kind": "native", "model": str(checkpoint), "models": ["tiny"]}
+    with fleet.running(tmp_path, [engine]) as up:
+        up.all_healthy()
+        told = {one["kind"]: one for one in json.loads(stoker("ps", "--json").stdout)}
+        assert set(told) == {"server", "router"}
+        assert [one["models"] for one in told.values()] == [["tiny"]] * 2
+        assert [one["state"] for one in told.values()] == ["ok"] * 2
+        assert told["router"]["url"] == up.url
+        assert told["server"]["pid"] == up.pid("one")
+        assert told["server"]["url"].endswith(f":{up.ports['one']}")
+        watched = json.loads(stoker("top", "--once", "-i", "0.1").stdout)  # the router
+        assert [one["name"] for one in watched["engines"]] == ["one"]
+        assert watched["engines"][0]["kv_usage"] == 0.0
+    assert json.loads(stoker("ps", "--json").stdout) == []
 
 
 def test_without_a_server(stoker: Run) -> None:

@@ -38,8 +38,10 @@ def rate(value: float | None) -> str:
 
 
 def share(value: float | None) -> str:
-    """42 %."""
-    return NOTHING if value is None else f"{value * 100:.0f} %"
+    """0 %, 0.2 %, 42 %."""
+    if value is None:
+        return NOTHING
+    return f"{value * 100:.1f} %" if 0 < value < 0.095 else f"{value * 100:.0f} %"
 
 
 def count(value: float | None) -> str:
