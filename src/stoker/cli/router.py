@@ -23,6 +23,14 @@ log = logging.getLogger(__name__)
 Loader = Callable[[], "tuple[Config, list[Managed]]"]
 """Reads the configuration anew: all of it, and the engines that are to be started here."""
 
+TracesEndpoint = Annotated[
+    str | None,
+    typer.Option(
+        help="Send OpenTelemetry traces to this collector: http://HOST:4318/v1/traces. Needs "
+        "stoker\\[otel]."
+    ),
+]
+
 
 PodSelector = Annotated[
     str | None, typer.Option(help="Labels of the pods that are engines, such as app=vllm.")
@@ -42,6 +50,7 @@ def router(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 for any.")] = None,
     policy: Annotated[str | None, typer.Option(help="How engines are chosen.")] = None,
+    otlp_traces_endpoint: TracesEndpoint = None,
     k8s_selector: PodSelector = None,
     k8s_namespace: PodNamespace = None,
     k8s_port: PodPort = None,
@@ -55,7 +64,9 @@ def router(
     from stoker.router.configfile import load_config, parse_config
     from stoker.telemetry.logging import setup_logging
 
-    given = given_settings(host, port, policy, k8s_selector, k8s_namespace, k8s_port)
+    given = given_settings(
+        host, port, policy, otlp_traces_endpoint, k8s_selector, k8s_namespace, k8s_port
+    )
 
     def load() -> tuple[Config, list[Managed]]:
         if k8s_selector is not None and not config.exists():
@@ -71,15 +82,17 @@ def given_settings(
     host: str | None,
     port: int | None,
     policy: str | None,
-    k8s_selector: str | None = None,
-    k8s_namespace: str | None = None,
-    k8s_port: int | None = None,
+    traces: str | None,
+    k8s_selector: str | None,
+    k8s_namespace: str | None,
+    k8s_port: int | None,
 ) -> dict[str, object]:
     """What the command line says, by its place in the configuration."""
     settings = {
         "router.host": host,
         "router.port": port,
         "router.policy": policy,
+        "traces.endpoint": traces,
         "kubernetes.selector": k8s_selector,
         "kubernetes.namespace": k8s_namespace,
         "kubernetes.engine.port": k8s_port,

@@ -300,6 +300,12 @@ class RedisSettings(_Section):
     timeout: Annotated[float, Field(gt=0, le=10)] = 0.5
 
 
+class Traces(_Section):
+    """OpenTelemetry traces."""
+
+    endpoint: str | None = None
+
+
 class Config(_Section):
     """The whole of `stoker.yaml`."""
 
@@ -318,6 +324,7 @@ class Config(_Section):
     keys: tuple[KeyConfig, ...] | None = None
     usage: UsageSettings = UsageSettings()
     redis: RedisSettings | None = None
+    traces: Traces = Traces()
     kubernetes: KubernetesSettings | None = None
     engines: tuple[EngineConfig, ...] = ()
 
