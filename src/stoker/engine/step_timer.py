@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from time import perf_counter
 
@@ -24,9 +24,9 @@ class StepTimer:
         self.steps = 0
         self.tokens = 0
         """Computed, of prompts and of answers."""
-        self.kernels: Counter[str] = Counter()
+        self.kernels: defaultdict[str, float] = defaultdict(float)
         """By kind of work, as the runner names it."""
-        self.python: Counter[str] = Counter()
+        self.python: defaultdict[str, float] = defaultdict(float)
         """By part of the step."""
 
     def begin(self) -> None:
@@ -44,7 +44,8 @@ class StepTimer:
         runner without `timings` is a kernel as a whole."""
         now = self._clock()
         taken = now - self._last
-        self.kernels.update(timings or {"runner": taken})
+        for part, seconds in (timings or {"runner": taken}).items():
+            self.kernels[part] += seconds
         if timings:
             self.python["call"] += taken - sum(timings.values())
         self.steps += 1

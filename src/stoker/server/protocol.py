@@ -44,7 +44,7 @@ class BodyWriter:
 
 def body_writer(scope: Scope) -> BodyWriter | None:
     """The writer of this request's response; None where another protocol serves it."""
-    writer: BodyWriter | None = scope.get("extensions", {}).get(_EXTENSION)
+    writer: BodyWriter | None = scope.get("extensions", {}).get(_EXTENSION, {}).get("writer")
     return writer
 
 
@@ -62,7 +62,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
         if self.cycle is not None and self.cycle.scope is self.scope:
-            self.scope["extensions"] = {_EXTENSION: BodyWriter(self.cycle)}
+            self.scope["extensions"] = {_EXTENSION: {"writer": BodyWriter(self.cycle)}}
 
     def pause_writing(self) -> None:
         super().pause_writing()
