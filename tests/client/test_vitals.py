@@ -125,3 +125,14 @@ async def test_a_router_and_its_engines() -> None:
     ]
     assert found.uptime is not None
     assert 0 <= found.uptime <= time.time()
+
+
+async def test_a_router_that_wants_a_key_tells_what_it_tells_everybody() -> None:
+    one = FakeEngine("one")
+    one.metrics = "vllm:num_requests_running 3\n"
+    async with Fleet(one, require_key=True) as fleet, ApiClient(fleet.url) as client:
+        reading = await read(client)
+    found = vitals(reading, reading)
+    assert isinstance(found, RouterVitals)
+    (engine,) = found.engines
+    assert (engine.name, engine.in_flight, engine.running) == ("one", 0, None)
