@@ -74,6 +74,15 @@ def test_llama_cpp() -> None:
     assert (found.generation_tokens_per_s, found.prompt_tokens_per_s) == (20, 0)
 
 
+async def test_the_names_of_models_that_metrics_do_not_have() -> None:
+    async with FakeEngine("one", models=("a", "b"), kind="llama_cpp") as engine:
+        engine.metrics = "llamacpp:requests_processing 1\n"
+        async with ApiClient(engine.url) as client:
+            reading = await read(client)
+    found = vitals(reading, reading)
+    assert (found.models, found.running) == (("a", "b"), 1)
+
+
 def test_a_page_without_figures() -> None:
     with pytest.raises(ServerUnreachable, match="it is loading a model, makes embeddings only"):
         of_text("process_open_fds 3\n")

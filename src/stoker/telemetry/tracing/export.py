@@ -147,7 +147,7 @@ def _exporter(url: str | None) -> SpanExporter:
         """OTLP over HTTP; says once that the collector is away, and once that it is back."""
 
         def __init__(self) -> None:
-            self._otlp = OTLPSpanExporter(endpoint=url)
+            self._otlp: SpanExporter = OTLPSpanExporter(endpoint=url)
             self._away = False
 
         def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
@@ -161,6 +161,6 @@ def _exporter(url: str | None) -> SpanExporter:
             return result
 
         def shutdown(self) -> None:
-            self._otlp.shutdown()  # type: ignore[no-untyped-call]
+            self._otlp.shutdown()
 
     return Exporter()
