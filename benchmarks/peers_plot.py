@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from peers import FIRST_TOKEN, OFFLINE
+from peers import FIRST_TOKEN, HTTP, MEMORY, OFFLINE
 from peers_report import Comparison
-from peers_targets import HTTP, LLAMA, MEMORY, VLLM
+from peers_targets import LLAMA, VLLM
 
 _LEFT_OUT = (FIRST_TOKEN, MEMORY, HTTP, OFFLINE)
 """Figures that are no rates of all three."""
