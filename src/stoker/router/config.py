@@ -136,21 +136,6 @@ class Price(_Section):
     output_per_million: Money = 0.0
     per_hour: Money = 0.0
 
-    def of(
-        self, prompt_tokens: int, output_tokens: int, seconds: float, cached_tokens: int = 0
-    ) -> float:
-        """The price of so much work; `seconds` of the whole engine's time. `cached_tokens` of
-        the prompt had been computed before."""
-        cached_price = self.cached_input_per_million
-        if cached_price is None:
-            cached_price = self.input_per_million
-        return (
-            (prompt_tokens - cached_tokens) * self.input_per_million / 1e6
-            + cached_tokens * cached_price / 1e6
-            + output_tokens * self.output_per_million / 1e6
-            + seconds * self.per_hour / 3600
-        )
-
 
 class Supervision(_Section):
     """How engines that the router starts itself are kept running."""

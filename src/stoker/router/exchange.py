@@ -23,10 +23,9 @@ from stoker.router.forwarding import (
     asks_usage,
     client_fields,
     content_length,
-    is_stream,
     request_body,
     request_head,
-    response_headers,
+    returned_fields,
 )
 from stoker.router.ledger.book import Outcome
 from stoker.router.ledger.ledger import Grant
@@ -36,7 +35,7 @@ from stoker.router.retries import retry_after_seconds
 from stoker.router.upstream import ResponseHead, UpstreamConnection, UpstreamFailure
 from stoker.router.usage import Usage, read_partial_usage, read_stream_usage, read_usage
 from stoker.router.usage_filter import UsageFilter
-from stoker.router.wire import error_headers, own_headers
+from stoker.router.wire import WrittenHeaders, error_headers, own_lines
 
 if TYPE_CHECKING:
     from stoker.router.dispatcher import Dispatcher
@@ -199,7 +198,7 @@ class Exchange:
         assert engine is not None
         self._first_byte_at = monotonic()
         self._head = head
-        self._is_stream = is_stream(head)
+        self._is_stream = head.is_stream
         if not self._is_stream or b"content-encoding" in head.fields:
             self._filter = None
         if head.status >= 500:
@@ -300,21 +299,20 @@ class Exchange:
         else:
             self._attempt_failed(failure)
 
-    def _answer_headers(self, head: ResponseHead) -> list[tuple[bytes, bytes]]:
-        headers = response_headers(head)
+    def _answer_headers(self, head: ResponseHead) -> WrittenHeaders:
         grant = self.grant
-        if grant is not None and grant.account.limited:
-            # An engine's limits are on the router; a client's are these.
-            headers = [field for field in headers if not field[0].startswith(b"x-ratelimit-")]
-        headers += self._stoker_headers()
-        return headers
+        # An engine's limits are on the router; a limited client's are its key's.
+        with_limits = grant is None or not grant.account.limited
+        return WrittenHeaders(returned_fields(head, with_limits=with_limits) + self._own_lines())
 
-    def _stoker_headers(self) -> list[tuple[bytes, bytes]]:
-        name = self.engine.name if self.engine is not None else "-"
-        headers = own_headers(self.request.id, self.reason, name)
-        if self.grant is not None and self.grant.account.limited:
-            headers += self._dispatcher.ledger.headers(self.grant)
-        return headers
+    def _own_lines(self) -> bytes:
+        """What every answer says, and how much is left of its key's limits."""
+        lines = own_lines(
+            self.request.id, self.reason, self.engine.name if self.engine is not None else "-"
+        )
+        if self.grant is not None:
+            lines += self._dispatcher.ledger.limit_lines(self.grant)
+        return lines
 
     # -- when an attempt fails
 
@@ -394,7 +392,7 @@ class Exchange:
         """Answer with an error of the router's own."""
         if self.over:
             return
-        headers = error_headers(error) + self._stoker_headers()
+        headers = [*error_headers(error), *WrittenHeaders(self._own_lines())]
         code = error.info.code or error.info.type
         self._dispatcher.metrics.rejected[self.features.model or "-", code] += 1
         self._done(error.status, None, None)

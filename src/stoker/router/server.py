@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Iterable
+from weakref import WeakValueDictionary
 
 from stoker.api.errors import ApiError, method_not_allowed
 from stoker.router import batch_route, xgen
@@ -16,6 +17,7 @@ from stoker.router.control import Control
 from stoker.router.dispatcher import Dispatcher
 from stoker.router.downstream import ClientConnection, Work
 from stoker.router.engines.handle import EngineHandle
+from stoker.router.heads import KnownHead
 from stoker.router.ledger import route as usage_route
 from stoker.router.ledger.keeper import Keeper
 from stoker.router.policies import POLICIES
@@ -40,8 +42,8 @@ class RouterServer:
     """One router: `start` it inside a running loop, `stop` it to drain and close."""
 
     def __init__(self, config: Config) -> None:
-        self.config = config
         self.loop = asyncio.get_running_loop()
+        self._use(config)
         self.dispatcher = Dispatcher(config, POLICIES[config.router.policy](), self.loop)
         self.database = open_database(config.storage.url)
         self.connections: set[ClientConnection] = set()
@@ -51,6 +53,8 @@ class RouterServer:
         self._keeper = Keeper(self.dispatcher.ledger, self.database, interval=config.usage.flush)
         self._link = RedisLink(config.redis) if config.redis is not None else None
         self.dispatcher.redis = self._link
+        self._heads: WeakValueDictionary[bytes, KnownHead[Request]] = WeakValueDictionary()
+        """Clients' heads: those with the same one share what is known of it."""
         self._services = xgen.PATHS | {batch_route.PATH, usage_route.PATH}
         self._prober = Prober(self.dispatcher)
         self._tasks: list[asyncio.Task[None]] = []
@@ -58,9 +62,25 @@ class RouterServer:
         self._managed: frozenset[str] = frozenset()
         self._followed: dict[EngineHandle, asyncio.Task[None]] = {}
 
+    def _use(self, config: Config) -> None:
+        """Go by this configuration. What every request asks for is kept beside it, because to
+        read a validated setting costs ten times as much as to read an attribute."""
+        self.config = config
+        self.body_limit: int = config.router.body_limit
+        self.client_request = config.timeouts.client_request
+        self.client_idle = config.timeouts.client_idle
+
     @property
     def draining(self) -> bool:
         return self.dispatcher.draining
+
+    def known_head(self, before: bytes, after: bytes, request: Request) -> KnownHead[Request]:
+        """The head of a request (`split_head`), to be known when it comes again."""
+        whole = b"%b\n%b" % (before, after)
+        known = self._heads.get(whole)
+        if known is None:
+            known = self._heads[whole] = KnownHead(before, after, request.again(b""))
+        return known
 
     @property
     def port(self) -> int:
@@ -125,7 +145,7 @@ class RouterServer:
         known = fleet.engines.values()
         probes = [self._prober.probe(one) for one in engines.values() if one not in known]
         await asyncio.gather(*probes)
-        self.config = config
+        self._use(config)
         gone = self.dispatcher.reconfigure(config, engines, policy)
         self._prober.refresh()
         self._follow_caches()
@@ -199,6 +219,8 @@ class RouterServer:
 
     def handle(self, request: Request, connection: ClientConnection) -> Work | None:
         """Answer a request, or set going what will."""
+        if request.memo.goes_to_engine:
+            return self.dispatcher.submit(request, connection)
         if request.path not in _OPEN_PATHS and self.dispatcher.ledger.required:
             try:
                 self.dispatcher.ledger.account_of(request)
@@ -216,6 +238,7 @@ class RouterServer:
         if is_about_files(request.path):
             return self._files.serve(request, connection)
         if request.path not in self._services:
+            request.memo.goes_to_engine = True
             return self.dispatcher.submit(request, connection)
         try:
             return self._serve(request, connection)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from http import HTTPStatus
+from typing import overload
 
 from stoker.api.errors import ApiError
 
@@ -52,8 +53,45 @@ def end_to_end(
     return [field for field in headers if field[0] not in dropped]
 
 
+class WrittenHeaders(Sequence[tuple[bytes, bytes]]):
+    """Fields that are kept as they are written, and taken apart only for who reads them."""
+
+    __slots__ = ("raw",)
+
+    def __init__(self, raw: bytes) -> None:
+        self.raw = raw
+
+    def _fields(self) -> list[tuple[bytes, bytes]]:
+        lines = self.raw.split(b"\r\n")[:-1]
+        return [(name, value) for name, _, value in (line.partition(b": ") for line in lines)]
+
+    def __len__(self) -> int:
+        return self.raw.count(b"\r\n")
+
+    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
+        return iter(self._fields())
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[bytes, bytes]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[tuple[bytes, bytes]]: ...
+    def __getitem__(self, index: int | slice) -> tuple[bytes, bytes] | list[tuple[bytes, bytes]]:
+        return self._fields()[index]
+
+
 def join_headers(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    if type(headers) is WrittenHeaders:
+        return headers.raw
     return b"".join([b"%b: %b\r\n" % field for field in headers])
+
+
+def own_lines(request_id: bytes, reason: str, engine: str = "-") -> bytes:
+    """`own_headers`, as they are written."""
+    return b"x-request-id: %b\r\nx-stoker-engine: %b\r\nx-stoker-reason: %b\r\n" % (
+        request_id,
+        engine.encode(),
+        header_text(reason),
+    )
 
 
 def own_headers(request_id: bytes, reason: str, engine: str = "-") -> list[tuple[bytes, bytes]]:

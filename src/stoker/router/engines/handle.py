@@ -13,6 +13,7 @@ from stoker.router.engines.breaker import CircuitBreaker
 from stoker.router.engines.health import HealthState
 from stoker.router.engines.load import EngineLoad
 from stoker.router.engines.meter import Meter
+from stoker.router.engines.tariff import Tariff
 
 # After a failed connection an engine is chosen last, this long at first, doubling up to the limit.
 _SUSPECT_S = 0.1
@@ -113,7 +114,7 @@ class EngineHandle:
         self.gpu = config.runs_on_gpu
         self.speed = config.speed
         """Declared; see `meter` for what was measured."""
-        self.price = config.price
+        self.price = Tariff(config.price) if config.price is not None else None
         self.abilities = config.abilities
         """What it can do beyond text; None when nothing is declared, so anything may be."""
         self.ask_usage = config.ask_usage
