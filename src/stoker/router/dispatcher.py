@@ -32,12 +32,10 @@ class Dispatcher:
     """Owns the fleet, the policy, the pools and every exchange under way."""
 
     def __init__(self, config: Config, policy: Policy, loop: asyncio.AbstractEventLoop) -> None:
-        self.config = config
+        self._use(config)
         self.fleet = Fleet(config, loop.time())
         self.policy = policy
         self.loop = loop
-        self.budget = RetryBudget(config.retries.budget)
-        self.backoff = Backoff(config.retries)
         self.metrics = RouterMetrics()
         self.ledger = Ledger(config, clock=loop.time)
         self.redis: RedisLink | None = None
@@ -58,6 +56,15 @@ class Dispatcher:
         self._tick_due = loop.time() + _TICK_S
         self._timer = loop.call_later(_TICK_S, self._tick)
 
+    def _use(self, config: Config) -> None:
+        """Go by this configuration. What every request asks for is kept beside it, because to
+        read a validated setting costs ten times as much as to read an attribute."""
+        self.config = config
+        self.first_byte_s = config.timeouts.first_byte
+        self.idle_s = config.timeouts.idle
+        self.budget = RetryBudget(config.retries.budget)
+        self.backoff = Backoff(config.retries)
+
     @staticmethod
     def wall_clock() -> float:
         """Seconds since 1970."""
@@ -69,9 +76,7 @@ class Dispatcher:
         """Go on with another configuration, its `engines` (`Fleet.prepare`), and another policy
         if one is given; requests under way are finished where they are. The engines that leave.
         """
-        self.config = config
-        self.budget = RetryBudget(config.retries.budget)
-        self.backoff = Backoff(config.retries)
+        self._use(config)
         self.ledger.reconfigure(config)
         if policy is not None:
             self.policy = policy
@@ -101,17 +106,18 @@ class Dispatcher:
             if account is not self.ledger.keyring.anonymous:
                 features.caller = account.name
             features.model = self._model_for(features)
-            self._check_backend(features)
+            serving = self._serving(features)
+            if features.backend is not None:
+                self._check_backend(features, serving)
             self.ledger.check(account, features, has_body=bool(request.body))
-            grant = self.ledger.admit(account, features, self._serving(features))
+            grant = self.ledger.admit(account, features, serving)
         except StokerError as refused:
             self._refuse(request, responder, from_exception(refused), account)
             return None
-        exchange = Exchange(self, request, features, responder)
-        exchange.grant = grant
+        exchange = Exchange(self, request, features, responder, grant)
         self.active.add(exchange)
         self.budget.pay_in()
-        if self.ledger.asks_others(account):
+        if self.ledger.shared is not None and self.ledger.asks_others(account):
             self._start(self._admit_shared(exchange, grant))
         else:
             self._seek(exchange)
@@ -199,8 +205,8 @@ class Dispatcher:
             raise model_not_found(asked or model, self.fleet.names())
         return model
 
-    def _check_backend(self, features: Features) -> None:
-        if features.backend is None or self._serving(features):
+    def _check_backend(self, features: Features, serving: Sequence[EngineHandle]) -> None:
+        if serving:
             return
         features.backend, asked = None, features.backend
         engines = self._serving(features)
@@ -238,7 +244,11 @@ class Dispatcher:
         serving = self._serving(exchange.features)
         failed_on = exchange.failed_on
         if not failed_on:
-            engines = [engine for engine in serving if engine.ready(now)]
+            engines = [
+                engine
+                for engine in serving
+                if engine.in_flight < engine.capacity and engine.ready(now)
+            ]
             if engines:
                 return engines
         engines = [engine for engine in serving if engine.usable(now)]

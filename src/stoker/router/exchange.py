@@ -13,6 +13,7 @@ bytes, so that what breaks before is tried elsewhere and the client never knows.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from enum import Enum
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -63,82 +64,51 @@ class State(Enum):
 class Exchange:
     """One request and its answer. `Dispatcher.submit` makes them."""
 
-    __slots__ = (
-        "_attempts",
-        "_before_last",
-        "_begin",
-        "_client_fields",
-        "_connection",
-        "_discarding",
-        "_dispatcher",
-        "_elsewhere",
-        "_engine_s",
-        "_events",
-        "_failures",
-        "_filter",
-        "_first_byte_at",
-        "_head",
-        "_held",
-        "_held_bytes",
-        "_is_stream",
-        "_last",
-        "_lease",
-        "_paused",
-        "_queued_at",
-        "_sent_at",
-        "_submitted_at",
-        "_timer",
-        "_unreachable_until",
-        "_was_stale",
-        "deadline",
-        "engine",
-        "failed_on",
-        "features",
-        "grant",
-        "reason",
-        "request",
-        "responder",
-        "state",
-    )
+    # What most exchanges never change is kept in the class, so that to begin one is cheap.
+    state = State.WAITING
+    engine: EngineHandle | None = None
+    reason = "no engine chosen"
+    deadline = _NEVER
+    """When the present state will have lasted too long, on the loop's clock."""
+    failed_on: Sequence[EngineHandle] = ()
+    """Engines that failed this request: chosen again only when there is no other."""
+    _lease: Lease | None = None
+    _connection: UpstreamConnection | None = None
+    _attempts = 0
+    _failures = 0
+    _unreachable_until = _NEVER
+    _timer: asyncio.TimerHandle | None = None
+    _head: ResponseHead | None = None
+    _is_stream = False
+    _held: Sequence[bytes] = ()
+    _held_bytes = 0
+    _discarding: UpstreamFailure | None = None
+    _elsewhere = False
+    _paused = False
+    _was_stale = False
+    _last = _before_last = _begin = b""
+    _filter: UsageFilter | None = None
+    _events = 0
+    """Pieces of a stream that passed: about as many as tokens."""
+    _engine_s = 0.0
+    _queued_at: float | None = None
+    _sent_at = _first_byte_at = 0.0
 
     def __init__(
-        self, dispatcher: Dispatcher, request: Request, features: Features, responder: Responder
+        self,
+        dispatcher: Dispatcher,
+        request: Request,
+        features: Features,
+        responder: Responder,
+        grant: Grant | None = None,
     ) -> None:
+        """`grant`: what its key's limits set aside for it, once they let it in."""
         self._dispatcher = dispatcher
         self.request = request
         self.features = features
         self.responder = responder
-        self.state = State.WAITING
-        self.engine: EngineHandle | None = None
-        self.reason = "no engine chosen"
-        self.deadline = _NEVER
-        """When the present state will have lasted too long, on the loop's clock."""
-        self.failed_on: list[EngineHandle] = []
-        """Engines that failed this request: chosen again only when there is no other."""
-        self._lease: Lease | None = None
-        self._connection: UpstreamConnection | None = None
-        self._client_fields: bytes | None = None
-        self._attempts = 0
-        self._failures = 0
-        self._unreachable_until = _NEVER
-        self._timer: asyncio.TimerHandle | None = None
-        self._head: ResponseHead | None = None
-        self._is_stream = False
-        self._held: list[bytes] = []
-        self._held_bytes = 0
-        self._discarding: UpstreamFailure | None = None
-        self._elsewhere = False
-        self._paused = False
-        self._was_stale = False
-        self._last = self._before_last = self._begin = b""
-        self._filter: UsageFilter | None = None
-        self._events = 0
-        """Pieces of a stream that passed: about as many as tokens."""
-        self._engine_s = 0.0
-        self.grant: Grant | None = None
-        """What its key's limits set aside for it, once they let it in."""
+        self.grant = grant
         self._submitted_at = monotonic()
-        self._queued_at = self._sent_at = self._first_byte_at = self._submitted_at
 
     # -- to the engine
 
@@ -146,11 +116,12 @@ class Exchange:
         """Send the request to the engine chosen."""
         self.engine = engine
         self.reason = reason
-        if self._queued_at != self._submitted_at:
-            self._dispatcher.metrics.queue_wait.observe(monotonic() - self._queued_at)
-        features, now = self.features, self._dispatcher.loop.time()
+        dispatcher, features = self._dispatcher, self.features
+        if self._queued_at is not None:
+            dispatcher.metrics.queue_wait.observe(monotonic() - self._queued_at)
+        now = dispatcher.loop.time()
         self._lease = engine.take(features.prompt_tokens, features.output_tokens, now)
-        connection = self._dispatcher.pool(engine).idle()
+        connection = dispatcher.pool(engine).idle()
         if connection is None:
             self._connect(engine)
         else:
@@ -173,18 +144,17 @@ class Exchange:
             self._attempt_failed(failure)
 
     def _send_over(self, connection: UpstreamConnection, engine: EngineHandle) -> None:
-        request = self.request
+        dispatcher, request, features = self._dispatcher, self.request, self.features
         self._connection = connection
         self._attempts += 1
         self.state = State.SENT
-        self._expect_within(self._dispatcher.config.timeouts.first_byte)
+        self.deadline = dispatcher.loop.time() + dispatcher.first_byte_s
         self._sent_at = monotonic()
-        with_key = self._dispatcher.keys_pass
-        if self._client_fields is None:
-            self._client_fields = client_fields(request, with_key=with_key)
-        self._filter = UsageFilter() if asks_usage(engine, self.features) else None
-        body = request_body(engine, self.features, request.body)
-        fields = self._client_fields
+        with_key = dispatcher.keys_pass
+        if features.lacks_usage:
+            self._filter = UsageFilter() if asks_usage(engine, features) else None
+        body = request_body(engine, features, request.body)
+        fields = client_fields(request, with_key=with_key)
         head = request_head(engine, request, fields, len(body), with_key=with_key)
         connection.send(head, body, self)
 
@@ -199,7 +169,9 @@ class Exchange:
         self._first_byte_at = monotonic()
         self._head = head
         self._is_stream = head.is_stream
-        if not self._is_stream or b"content-encoding" in head.fields:
+        if self._filter is not None and (
+            not self._is_stream or b"content-encoding" in head.fields
+        ):
             self._filter = None
         if head.status >= 500:
             engine.breaker.failed(self._dispatcher.loop.time())
@@ -216,7 +188,7 @@ class Exchange:
                 self._discarding = UpstreamFailure(f"status {head.status}", status=head.status)
 
     def on_body(self, chunk: bytes) -> None:
-        self._expect_within(self._dispatcher.config.timeouts.idle)
+        self.deadline = self._dispatcher.loop.time() + self._dispatcher.idle_s
         if self.state is State.STREAMING:
             self._before_last, self._last = self._last, chunk
             self._events += chunk.count(b"data:")
@@ -230,7 +202,7 @@ class Exchange:
                 self._drop_connection()
                 self._try_again(self._discarding)
             return
-        self._held.append(chunk)
+        self._held = (*self._held, chunk)
         if self._is_stream or self._held_bytes > _HOLD_LIMIT:
             self._start_streaming()
 
@@ -243,7 +215,7 @@ class Exchange:
         length = content_length(head) if self._filter is None else None
         self.responder.start(head.status, self._answer_headers(head), length)
         self._last = self._begin = held = b"".join(self._held)
-        self._held.clear()
+        self._held = ()
         self._events += held.count(b"data:")
         if self._filter is not None:
             held = self._filter.feed(held)
@@ -260,7 +232,7 @@ class Exchange:
                 self.responder.write(self._filter.rest())
             self.responder.finish()
         else:
-            body = b"".join(self._held)
+            body = self._held[0] if len(self._held) == 1 else b"".join(self._held)
             self._answered(head.status, read_usage(body) if head.status == 200 else None)
             self.responder.respond(head.status, self._answer_headers(head), body)
 
@@ -352,9 +324,9 @@ class Exchange:
         assert engine is not None
         self._leave_engine()
         if engine not in self.failed_on:
-            self.failed_on.append(engine)
+            self.failed_on = (*self.failed_on, engine)
         self._head = None
-        self._held.clear()
+        self._held = ()
         self._held_bytes = 0
         self._discarding = None
         self.state = State.WAITING
@@ -442,7 +414,7 @@ class Exchange:
         self._paused = False
         if self._connection is not None:
             self._connection.resume()
-            self._expect_within(self._dispatcher.config.timeouts.idle)
+            self._expect_within(self._dispatcher.idle_s)
 
     def _leave_engine(self) -> None:
         if self._lease is not None:

@@ -9,7 +9,7 @@ from urllib.parse import quote, urlsplit
 
 from stoker.errors import ConfigError
 from stoker.router.config import Breaker, EngineConfig, EngineKind, Health
-from stoker.router.engines.breaker import CircuitBreaker
+from stoker.router.engines.breaker import BreakerState, CircuitBreaker
 from stoker.router.engines.health import HealthState
 from stoker.router.engines.load import EngineLoad
 from stoker.router.engines.meter import Meter
@@ -147,7 +147,8 @@ class EngineHandle:
     @property
     def busy(self) -> float:
         """Load from 0 to 1: requests in flight against what the engine works on at once."""
-        return min(1.0, self.in_flight / self.capacity)
+        load = self.in_flight / self.capacity
+        return load if load < 1.0 else 1.0
 
     @property
     def decode_rate(self) -> float | None:
@@ -190,7 +191,7 @@ class EngineHandle:
             and not self.draining
             and self.hold_until <= now
             and self.suspect_until <= now
-            and self.breaker.allows(now)
+            and (self.breaker.state is BreakerState.CLOSED or self.breaker.allows(now))
         )
 
     def trusted(self, now: float) -> bool:
