@@ -119,8 +119,10 @@ class Dispatcher:
         self.budget.pay_in()
         if self.ledger.shared is not None and self.ledger.asks_others(account):
             self._start(self._admit_shared(exchange, grant))
-        else:
+        elif self._queues or self.wants_tokens:
             self._seek(exchange)
+        else:
+            self._place(exchange, serving)
         return exchange
 
     def _seek(self, exchange: Exchange) -> None:
@@ -219,36 +221,37 @@ class Dispatcher:
 
     def place(self, exchange: Exchange) -> None:
         """Choose an engine for an exchange and send it there, or let it wait for one."""
-        engines = self._choices(exchange)
+        self._place(exchange, self._serving(exchange.features))
+
+    def _place(self, exchange: Exchange, serving: Sequence[EngineHandle]) -> None:
+        engines = self._choices(exchange, serving)
         if engines:
             self._send(exchange, engines)
         else:
             self._queue(exchange)
 
     def _send(self, exchange: Exchange, engines: Sequence[EngineHandle]) -> None:
-        decision = self.policy.choose(exchange.features, engines)
-        engine = decision.engine
-        self.policy.placed(exchange.features, engine)
-        self.metrics.decisions[self.policy.name, engine.name] += 1
-        self.metrics.predicted_tokens += decision.known_tokens
-        exchange.send_to(engine, decision.reason)
+        policy, metrics, features = self.policy, self.metrics, exchange.features
+        engine, reason, known_tokens = policy.choose(features, engines)
+        exchange.send_to(engine, reason)
+        # Only now, while the engine already reads: what it costs to remember delays nobody.
+        policy.placed(features, engine)
+        metrics.decisions[policy.name, engine.name] += 1
+        metrics.predicted_tokens += known_tokens
 
-    def _choices(self, exchange: Exchange) -> list[EngineHandle]:
-        """The engines to choose from now.
+    def _choices(
+        self, exchange: Exchange, serving: Sequence[EngineHandle]
+    ) -> list[EngineHandle]:
+        """The engines to choose from now, of those `serving` its model.
 
         Of those usable, the ones that have not failed this request; of those, the ones that
         nothing speaks against (a doubtful engine is better than none); of those, the ones with
         room.
         """
         now = self.loop.time()
-        serving = self._serving(exchange.features)
         failed_on = exchange.failed_on
         if not failed_on:
-            engines = [
-                engine
-                for engine in serving
-                if engine.in_flight < engine.capacity and engine.ready(now)
-            ]
+            engines = [engine for engine in serving if engine.ready(now)]
             if engines:
                 return engines
         engines = [engine for engine in serving if engine.usable(now)]
@@ -320,7 +323,7 @@ class Dispatcher:
         while queue:
             exchange = queue.first()
             assert exchange is not None
-            engines = self._choices(exchange)
+            engines = self._choices(exchange, self._serving(exchange.features))
             if not engines:
                 return
             queue.pop()

@@ -391,7 +391,12 @@ class ClientConnection(asyncio.Protocol):
         length = b"" if status in _BODILESS else b"content-length: %d\r\n" % len(body)
         if request.method == b"HEAD":
             body = b""
-        transport.write(self._head(status, headers, length) + body)
+        if request.keep_alive and request.http11 and not self._server.draining and len(body) < 65536:
+            line, fields = status_line(status), join_headers(headers)
+            transport.write(b"%b%b%b\r\n%b" % (line, fields, length, body))
+        else:
+            transport.write(self._head(status, headers, length))
+            transport.write(body)
         self._answered()
 
     def start(self, status: int, headers: Headers, length: int | None) -> None:

@@ -36,7 +36,7 @@ from stoker.router.retries import retry_after_seconds
 from stoker.router.upstream import ResponseHead, UpstreamConnection, UpstreamFailure
 from stoker.router.usage import Usage, read_partial_usage, read_stream_usage, read_usage
 from stoker.router.usage_filter import UsageFilter
-from stoker.router.wire import WrittenHeaders, error_headers, own_lines
+from stoker.router.wire import WrittenHeaders, error_headers, header_text
 
 if TYPE_CHECKING:
     from stoker.router.dispatcher import Dispatcher
@@ -248,11 +248,11 @@ class Exchange:
         """The engine's answer is over, whole or not: account for it, and end."""
         engine = self.engine
         assert engine is not None
-        metrics, model = self._dispatcher.metrics, self.features.model or "-"
-        first_byte = self._first_byte_at - self._sent_at
-        metrics.answered(model, engine.name, status, first_byte, monotonic() - self._submitted_at)
+        first_byte, total = self._first_byte_at - self._sent_at, monotonic() - self._submitted_at
+        self._dispatcher.metrics.answered(
+            self.features.model or "-", engine.name, status, first_byte, total, usage
+        )
         if usage is not None:
-            metrics.used(model, engine.name, usage)
             engine.meter.generated(usage.completion_tokens)
         self._done(status, usage, engine)
 
@@ -279,12 +279,15 @@ class Exchange:
 
     def _own_lines(self) -> bytes:
         """What every answer says, and how much is left of its key's limits."""
-        lines = own_lines(
-            self.request.id, self.reason, self.engine.name if self.engine is not None else "-"
+        engine, grant = self.engine, self.grant
+        limits = b"" if grant is None else self._dispatcher.ledger.limit_lines(grant)
+        name = b"-" if engine is None else engine.name_bytes
+        return b"x-request-id: %b\r\nx-stoker-engine: %b\r\nx-stoker-reason: %b\r\n%b" % (
+            self.request.id,
+            name,
+            header_text(self.reason),
+            limits,
         )
-        if self.grant is not None:
-            lines += self._dispatcher.ledger.limit_lines(self.grant)
-        return lines
 
     # -- when an attempt fails
 
@@ -434,7 +437,8 @@ class Exchange:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._leave_engine()
+        if self._lease is not None:
+            self._leave_engine()
         self._dispatcher.finished(self)
         if self.grant is not None:
             self._settle(self.grant, began, status, usage, engine)

@@ -85,15 +85,6 @@ def join_headers(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     return b"".join([b"%b: %b\r\n" % field for field in headers])
 
 
-def own_lines(request_id: bytes, reason: str, engine: str = "-") -> bytes:
-    """`own_headers`, as they are written."""
-    return b"x-request-id: %b\r\nx-stoker-engine: %b\r\nx-stoker-reason: %b\r\n" % (
-        request_id,
-        engine.encode(),
-        header_text(reason),
-    )
-
-
 def own_headers(request_id: bytes, reason: str, engine: str = "-") -> list[tuple[bytes, bytes]]:
     """What every response says: which request it answers, which engine did, and why that one."""
     return [
@@ -111,6 +102,8 @@ def error_headers(error: ApiError) -> list[tuple[bytes, bytes]]:
 
 def header_text(text: str) -> bytes:
     """`text` as a field value: one line of visible ASCII, whatever it came from."""
+    if text.isascii() and text.isprintable():
+        return text.encode()
     if not text.isprintable():
         text = "".join(c if c.isprintable() else "?" for c in text)
     return text.encode("ascii", "replace")

@@ -88,6 +88,7 @@ class EngineHandle:
         "meter",
         "models",
         "name",
+        "name_bytes",
         "output_tokens_in_flight",
         "path_prefix",
         "price",
@@ -98,6 +99,7 @@ class EngineHandle:
 
     def __init__(self, config: EngineConfig, breaker: Breaker, health: Health) -> None:
         self.name = config.name
+        self.name_bytes = config.name.encode()
         self.kind: EngineKind = config.kind
         if config.url is None:
             raise ConfigError(f"engine {config.name}: no `url`; `stoker up` starts such engines")

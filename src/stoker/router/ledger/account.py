@@ -34,7 +34,7 @@ class Account:
         elif self.purse is None:
             self.purse = Purse(limits.budget)
         else:
-            self.purse.budget = limits.budget
+            self.purse.set_budget(limits.budget)
 
     @property
     def limited(self) -> bool:

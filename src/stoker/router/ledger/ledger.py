@@ -98,7 +98,7 @@ class Ledger:
         """Let a request in by this router's own count, or raise `ApiError` (429)."""
         cost = self.reserve_money(account, features, engines)
         grant = Grant(account, features.estimated_tokens, cost, self._clock())
-        if not self.asks_others(account):
+        if self.shared is None or not self.asks_others(account):
             self._take(grant)
         return grant
 
@@ -149,8 +149,11 @@ class Ledger:
             return 0.0
         cost = 0.0
         for engine in engines:
-            if engine.price is not None:
-                cost = max(cost, _estimate(engine, engine.price, features))
+            price = engine.price
+            if price is not None:
+                estimate = _estimate(engine, price, features)
+                if estimate > cost:
+                    cost = estimate
         refusal = purse.refusal(cost, self._wall_clock())
         if refusal is not None:
             raise insufficient_quota(account, *refusal)
@@ -209,9 +212,11 @@ class Ledger:
             cost = engine.price.of(
                 usage.prompt_tokens, usage.completion_tokens, seconds, usage.cached_tokens
             )
-        self.release(grant)
-        if account.purse is not None:
-            account.purse.fresh += cost
+        grant.over = True
+        purse = account.purse
+        if purse is not None:
+            purse.reserved = max(0.0, purse.reserved - grant.cost)
+            purse.fresh += cost
         if account.tokens is not None:
             took = usage.prompt_tokens + usage.completion_tokens
             account.tokens.correct(took - grant.tokens, grant.second, self._clock())

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from stoker.api.errors import ApiError
 from stoker.router.ledger.account import Account
-from stoker.router.ledger.window import Window
+from stoker.router.ledger.window import SECONDS, Window
 
 _RATE_LIMIT = "rate_limit_error"
 
@@ -83,9 +83,11 @@ def limit_lines(requests: Window | None, tokens: Window | None, now: float) -> b
     limits, and when they will be whole again."""
     lines = b""
     if requests is not None:
-        lines = _REQUESTS % (requests.limit, requests.remaining(now), _reset(requests, now))
+        left, seconds = requests.left(now)
+        lines = _REQUESTS % (requests.limit, left, _RESETS[math.ceil(seconds)])
     if tokens is not None:
-        lines += _TOKENS % (tokens.limit, tokens.remaining(now), _reset(tokens, now))
+        left, seconds = tokens.left(now)
+        lines += _TOKENS % (tokens.limit, left, _RESETS[math.ceil(seconds)])
     return lines
 
 
@@ -97,6 +99,8 @@ _REQUESTS, _TOKENS = (
 )
 
 
-def _reset(window: Window, now: float) -> bytes:
-    seconds = math.ceil(window.seconds_until_whole(now))
-    return b"1m%ds" % (seconds - 60) if seconds >= 60 else b"%ds" % seconds
+# A window is whole again after `SECONDS` and what is left of the present second.
+_RESETS = tuple(
+    b"1m%ds" % (seconds - 60) if seconds >= 60 else b"%ds" % seconds
+    for seconds in range(SECONDS + 3)
+)

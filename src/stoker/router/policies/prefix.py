@@ -23,9 +23,10 @@ class Prefix(Policy):
 
     def choose(self, features: Features, engines: Sequence[EngineHandle]) -> Decision:
         best, known, crowded = None, 0, 0
-        for engine, blocks in zip(engines, self._index.match(features, engines), strict=True):
+        for number, blocks in enumerate(self._index.match(features, engines)):
             if blocks == 0:
                 continue
+            engine = engines[number]
             if not has_room(engine, engines):
                 crowded += 1
             elif (

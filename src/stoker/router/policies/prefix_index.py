@@ -8,6 +8,7 @@ the prompt all the same (model or LoRA adapter, tools, system text) is in the fi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 
 from stoker.router.engines.handle import EngineHandle
 from stoker.router.request import BYTES_PER_TOKEN, Features
@@ -51,9 +52,10 @@ class PrefixIndex:
     def match(self, features: Features, engines: Sequence[EngineHandle]) -> list[int]:
         """For each of `engines`, how many of the prompt's first blocks it has seen."""
         depths = [0] * len(engines)
-        bits = [self._bits.get(engine, 0) for engine in engines]
-        left = 0
-        for bit in bits:
+        bits, left = [], 0
+        for engine in engines:
+            bit = self._bits.get(engine, 0)
+            bits.append(bit)
             left |= bit
         if not left:
             return depths
@@ -77,8 +79,9 @@ class PrefixIndex:
         # The last block first: when the oldest are dropped, a prefix outlives what follows it.
         for block in reversed(block_hashes(features)):
             blocks[block] = blocks.pop(block, 0) | bit
-        while len(blocks) > self._max_blocks:
-            del blocks[next(iter(blocks))]
+        if len(blocks) > self._max_blocks:
+            for block in list(islice(blocks, len(blocks) - self._max_blocks)):
+                del blocks[block]
 
     def forget(self, engine: EngineHandle) -> None:
         """The engine's cache is gone. Its bit is not used again until all are handed out anew."""
