@@ -119,6 +119,7 @@ class RouterSection(_Section):
     policy: PolicyName = "auto"
     body_limit: ByteSize = ByteSize(32 * 1024 * 1024)
     drain: Seconds = 30.0
+    access_log: Annotated[str, Field(min_length=1)] | None = None
 
 
 class Speed(_Section):

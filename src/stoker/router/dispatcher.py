@@ -8,6 +8,7 @@ from collections.abc import Coroutine, Sequence
 
 from stoker.api.errors import ApiError, bad_request, from_exception, model_not_found, unavailable
 from stoker.errors import EngineOverloaded, StokerError
+from stoker.router.access_log import AccessLog
 from stoker.router.admission import DrainRate, FairQueue
 from stoker.router.config import Config
 from stoker.router.engines.handle import EngineHandle
@@ -39,6 +40,7 @@ class Dispatcher:
         self.metrics = RouterMetrics()
         self.ledger = Ledger(config, clock=loop.time)
         self.redis: RedisLink | None = None
+        self.access_log: AccessLog | None = None
         self.active: set[Exchange] = set()
         self.draining = False
         self._pools: dict[EngineHandle, Pool] = {}
@@ -152,6 +154,11 @@ class Dispatcher:
         self.metrics.rejected["-", code] += 1
         if account is not None and error.status in (403, 429):
             self.ledger.refused(account, None)
+        if self.access_log is not None:
+            name = account.name if account is not None else ""
+            self.access_log.note(
+                request.id, name, None, None, f"refused: {code}", error.status, None, None, 0.0
+            )
         headers = error_headers(error) + own_headers(request.id, "refused")
         responder.respond(error.status, headers, error.body())
 
@@ -239,9 +246,7 @@ class Dispatcher:
         metrics.decisions[policy.name, engine.name] += 1
         metrics.predicted_tokens += known_tokens
 
-    def _choices(
-        self, exchange: Exchange, serving: Sequence[EngineHandle]
-    ) -> list[EngineHandle]:
+    def _choices(self, exchange: Exchange, serving: Sequence[EngineHandle]) -> list[EngineHandle]:
         """The engines to choose from now, of those `serving` its model.
 
         Of those usable, the ones that have not failed this request; of those, the ones that

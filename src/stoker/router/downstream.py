@@ -92,6 +92,7 @@ class ClientConnection(asyncio.Protocol):
         self._server.connections.discard(self)
         self._abandon()
         self._waiting.clear()
+        self._known = None
         self.deadline = _NEVER
         work, self._work = self._work, None
         if work is not None:
@@ -106,16 +107,7 @@ class ClientConnection(asyncio.Protocol):
         known = self._known
         if known is not None and not self._in_request:
             found = known.body_of(data)
-            if found is not None and found[1] <= self._server.body_limit:
-                begin, length = found
-                if len(data) - begin == length:
-                    self._arrived(known.meaning.again(data[begin:]))
-                else:
-                    self._in_request = True
-                    self._missing = length
-                    if self._request is None and not self._waiting:
-                        self._rest()
-                    self._gather(data[begin:])
+            if found is not None and self._take(known.meaning, data, *found):
                 return
         # The request that all of `data` belongs to, if it belongs to one.
         whole = self._begun if self._in_request else self._begun + 1
@@ -130,6 +122,21 @@ class ClientConnection(asyncio.Protocol):
             if alone and self._begun == whole and not self._in_request:
                 self._learn(data)
         self._next()
+
+    def _take(self, like: Request, data: bytes, begin: int, length: int) -> bool:
+        """Take a request behind a known head, if `data` has no more than that."""
+        came = len(data) - begin
+        if came > length or length > self._server.body_limit:
+            return False
+        if came == length:
+            self._arrived(like.again(data[begin:]))
+            return True
+        self._in_request = True
+        self._missing = length - came
+        self._pieces.append(data[begin:])
+        if self._request is None and not self._waiting:
+            self._rest()
+        return True
 
     def _learn(self, data: bytes) -> None:
         """`data` was one request, whole: know its head when it comes again."""
@@ -148,11 +155,9 @@ class ClientConnection(asyncio.Protocol):
     def _gather(self, data: bytes) -> None:
         """A piece of a body behind a known head, and perhaps of what follows."""
         missing = self._missing
-        rest = b""
-        if len(data) > missing:
-            data, rest = data[:missing], data[missing:]
-        self._missing = missing - len(data)
-        self._pieces.append(data)
+        rest = data[missing:]
+        self._pieces.append(data[:missing] if rest else data)
+        self._missing = max(0, missing - len(data))
         if self._missing:
             return
         body = b"".join(self._pieces)
@@ -391,7 +396,12 @@ class ClientConnection(asyncio.Protocol):
         length = b"" if status in _BODILESS else b"content-length: %d\r\n" % len(body)
         if request.method == b"HEAD":
             body = b""
-        if request.keep_alive and request.http11 and not self._server.draining and len(body) < 65536:
+        if (
+            request.keep_alive
+            and request.http11
+            and not self._server.draining
+            and len(body) < 65536
+        ):
             line, fields = status_line(status), join_headers(headers)
             transport.write(b"%b%b%b\r\n%b" % (line, fields, length, body))
         else:

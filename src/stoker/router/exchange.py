@@ -169,9 +169,7 @@ class Exchange:
         self._first_byte_at = monotonic()
         self._head = head
         self._is_stream = head.is_stream
-        if self._filter is not None and (
-            not self._is_stream or b"content-encoding" in head.fields
-        ):
+        if self._filter is not None and (not self._is_stream or b"content-encoding" in head.fields):
             self._filter = None
         if head.status >= 500:
             engine.breaker.failed(self._dispatcher.loop.time())
@@ -442,6 +440,19 @@ class Exchange:
         self._dispatcher.finished(self)
         if self.grant is not None:
             self._settle(self.grant, began, status, usage, engine)
+        access_log = self._dispatcher.access_log
+        if access_log is not None:
+            access_log.note(
+                self.request.id,
+                self.grant.account.name if self.grant is not None else "",
+                self.features.model,
+                engine.name if engine is not None else None,
+                self.reason,
+                status,
+                usage,
+                self._first_byte_at - self._sent_at if self._head is not None else None,
+                monotonic() - self._submitted_at,
+            )
 
     def _settle(
         self,

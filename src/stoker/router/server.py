@@ -10,6 +10,7 @@ from weakref import WeakValueDictionary
 
 from stoker.api.errors import ApiError, method_not_allowed
 from stoker.router import batch_route, xgen
+from stoker.router.access_log import AccessLog
 from stoker.router.batch_handler import BatchHandler
 from stoker.router.batches.routes import UPLOAD_PATH, FilesAndBatches, is_about_files
 from stoker.router.config import Config
@@ -108,6 +109,9 @@ class RouterServer:
     async def start(self) -> None:
         """Watch the engines and, once each has been probed, listen."""
         self._tasks.append(self.loop.create_task(self._sweep(), name="sweep"))
+        if self.config.router.access_log is not None:
+            access_log = self.dispatcher.access_log = AccessLog(self.config.router.access_log)
+            self._tasks.append(self.loop.create_task(access_log.run(), name="access log"))
         self._prober.start()
         self._follow_caches()
         await self._keeper.start()
@@ -139,6 +143,10 @@ class RouterServer:
             log.warning("storage.url changes only when the router is restarted")
         if self.config.redis != config.redis:
             log.warning("redis changes only when the router is restarted")
+        if old.access_log != new.access_log:
+            log.warning("router.access_log changes only when the router is restarted")
+        elif self.dispatcher.access_log is not None:
+            self.dispatcher.access_log.reopen()
         policy = POLICIES[new.policy]() if new.policy != old.policy else None
         fleet = self.dispatcher.fleet
         engines = fleet.prepare(config, self.loop.time())
@@ -212,6 +220,8 @@ class RouterServer:
         await asyncio.gather(*tasks, return_exceptions=True)
         for connection in list(self.connections):
             connection.close()
+        if self.dispatcher.access_log is not None:
+            self.dispatcher.access_log.close()
         await self._keeper.flush()
         await self.database.close()
         if self._link is not None:

@@ -29,11 +29,7 @@ class Prefix(Policy):
             engine = engines[number]
             if not has_room(engine, engines):
                 crowded += 1
-            elif (
-                best is None
-                or blocks > known
-                or (blocks == known and engine.busy < best.busy)
-            ):
+            elif best is None or blocks > known or (blocks == known and engine.busy < best.busy):
                 best, known = engine, blocks
         if best is not None:
             reason = f"prefix: {known} of {len(block_hashes(features))} blocks"

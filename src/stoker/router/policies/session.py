@@ -34,9 +34,7 @@ def load_limit(engine: EngineHandle, engines: Sequence[EngineHandle]) -> int:
 
 def has_room(engine: EngineHandle, engines: Sequence[EngineHandle]) -> bool:
     """Whether `engine` is below its `load_limit`; the usual case, in few steps."""
-    return engine.in_flight < engine.capacity // 8 or engine.in_flight < load_limit(
-        engine, engines
-    )
+    return engine.in_flight < engine.capacity // 8 or engine.in_flight < load_limit(engine, engines)
 
 
 class Session(Policy):
