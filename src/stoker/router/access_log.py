@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import msgspec
 
@@ -144,7 +145,7 @@ def _open(path: str) -> int:
     if path == "-":
         return sys.stdout.fileno()
     try:
-        return os.open(os.path.expanduser(path), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
+        return os.open(Path(path).expanduser(), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
     except OSError as error:
         raise ConfigError(f"router.access_log: {path}: {error.strerror}") from error
 
