@@ -40,6 +40,7 @@ from stoker.router.wire import WrittenHeaders, error_headers, header_text
 
 if TYPE_CHECKING:
     from stoker.router.dispatcher import Dispatcher
+    from stoker.router.tracing import RequestTrace
 
 RETRYABLE = frozenset((408, 429, 500, 502, 503, 504))
 CLIENT_LEFT = 499
@@ -101,9 +102,11 @@ class Exchange:
         features: Features,
         responder: Responder,
         grant: Grant | None = None,
+        trace: RequestTrace | None = None,
     ) -> None:
         """`grant`: what its key's limits set aside for it, once they let it in."""
         self._dispatcher = dispatcher
+        self._trace = trace
         self.request = request
         self.features = features
         self.responder = responder
@@ -121,6 +124,8 @@ class Exchange:
             dispatcher.metrics.queue_wait.observe(monotonic() - self._queued_at)
         now = dispatcher.loop.time()
         self._lease = engine.take(features.prompt_tokens, features.output_tokens, now)
+        if self._trace is not None:
+            self._trace.attempt(engine, features.model, reason)
         connection = dispatcher.pool(engine).idle()
         if connection is None:
             self._connect(engine)
@@ -154,7 +159,10 @@ class Exchange:
         if features.lacks_usage:
             self._filter = UsageFilter() if asks_usage(engine, features) else None
         body = request_body(engine, features, request.body)
-        fields = client_fields(request, with_key=with_key)
+        trace = self._trace
+        fields = client_fields(request, with_key=with_key, own_trace=trace is not None)
+        if trace is not None:
+            fields += trace.headers()
         head = request_head(engine, request, fields, len(body), with_key=with_key)
         connection.send(head, body, self)
 
@@ -292,6 +300,8 @@ class Exchange:
     def _attempt_failed(self, failure: UpstreamFailure) -> None:
         engine = self.engine
         assert engine is not None
+        if self._trace is not None:
+            self._trace.attempt_failed(str(failure))
         now = self._dispatcher.loop.time()
         engine.breaker.failed(now)
         if not failure.sent:
@@ -323,6 +333,8 @@ class Exchange:
     def _try_again(self, failure: UpstreamFailure) -> None:
         engine = self.engine
         assert engine is not None
+        if self._trace is not None:
+            self._trace.attempt_failed(str(failure))
         self._leave_engine()
         if engine not in self.failed_on:
             self.failed_on = (*self.failed_on, engine)
@@ -438,6 +450,9 @@ class Exchange:
         if self._lease is not None:
             self._leave_engine()
         self._dispatcher.finished(self)
+        if self._trace is not None:
+            first_byte = None if self._head is None else self._first_byte_at - self._sent_at
+            self._trace.end(status, first_byte=first_byte, usage=usage)
         if self.grant is not None:
             self._settle(self.grant, began, status, usage, engine)
         access_log = self._dispatcher.access_log
