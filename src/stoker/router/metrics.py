@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.metrics_core import Metric
@@ -176,8 +176,9 @@ class RouterCollector(Collector):
             yield GaugeMetricFamily(f"stoker_router_{name}", text, value=float(value))
 
     def exposition(self) -> bytes:
-        """The metrics in Prometheus' text format."""
+        """The metrics, and those of the process, in Prometheus' text format."""
         registry = CollectorRegistry(auto_describe=False)
+        ProcessCollector(registry=registry)
         registry.register(self)
         return generate_latest(registry)
 
