@@ -66,9 +66,15 @@ class RouterMetrics:
         self.batches = BatchMetrics()
 
     def answered(
-        self, model: str, engine: str, status: int, first_byte_s: float, total_s: float
+        self,
+        model: str,
+        engine: str,
+        status: int,
+        first_byte_s: float,
+        total_s: float,
+        usage: Usage | None,
     ) -> None:
-        """An engine's answer has gone to the client, as far as it came."""
+        """An engine's answer has gone to the client, as far as it came; `usage` if it told."""
         self.requests[model, engine, status] += 1
         first_byte, latency = self.first_byte.get(engine), self.latency.get(engine)
         if first_byte is None or latency is None:
@@ -76,12 +82,11 @@ class RouterMetrics:
             latency = self.latency[engine] = Histogram(_LATENCY)
         first_byte.observe(first_byte_s)
         latency.observe(total_s)
-
-    def used(self, model: str, engine: str, usage: Usage) -> None:
-        """Token counts of an answer."""
-        self.prompt_tokens[model, engine] += usage.prompt_tokens
-        self.completion_tokens[model, engine] += usage.completion_tokens
-        self.cached_tokens[model, engine] += usage.cached_tokens
+        if usage is not None:
+            labels = (model, engine)
+            self.prompt_tokens[labels] += usage.prompt_tokens
+            self.completion_tokens[labels] += usage.completion_tokens
+            self.cached_tokens[labels] += usage.cached_tokens
 
 
 class RouterCollector(Collector):
