@@ -150,7 +150,8 @@ class Exchange:
         if self._queued_at != self._submitted_at:
             self._dispatcher.metrics.queue_wait.observe(monotonic() - self._queued_at)
         features, now = self.features, self._dispatcher.loop.time()
-        self._lease = engine.take(features.prompt_tokens, features.output_tokens, now)
+        output_tokens = features.output_tokens * features.answers
+        self._lease = engine.take(features.prompt_tokens, output_tokens, now)
         connection = self._dispatcher.pool(engine).idle()
         if connection is None:
             self._connect(engine)

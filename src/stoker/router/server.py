@@ -216,12 +216,21 @@ class RouterServer:
         if is_about_files(request.path):
             return self._files.serve(request, connection)
         if request.path not in self._services:
+            if batch_route.GATHER in request.fields:
+                return self._gather(request, connection)
             return self.dispatcher.submit(request, connection)
         try:
             return self._serve(request, connection)
         except ApiError as error:
             self._refuse(request, connection, error)
             return None
+
+    def _gather(self, request: Request, connection: ClientConnection) -> Work | None:
+        """Answer a request that may go to an engine together with others."""
+        fields = batch_route.gatherable(request)
+        if fields is None:
+            return self.dispatcher.submit(request, connection)
+        return batch_route.GatheredWork(request, fields, connection, self._batches)
 
     def sink_for(
         self, method: bytes, target: bytes, headers: Headers, hold_reading: Callable[[bool], None]
