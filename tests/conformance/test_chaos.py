@@ -112,18 +112,20 @@ class Clients:
 
     async def _client(self) -> None:
         connection = await Connection.open(self._port)
-        for _ in self._numbers:
-            which = self._dice.randrange(len(QUESTIONS))
-            way = self._dice.choices(("whole", "streamed", "left"), (47, 47, 6))[0]
-            if way == "left":
-                await self._leave(which)
-            else:
-                connection.send(PATH, QUESTIONS[which] | {"stream": way == "streamed"})
-                answer = await connection.receive()
-                assert answer.status == 200, (QUESTIONS[which], answer)
-                way = self._judge(way, answer.body, self._expected[which])
-            self.outcomes[way] += 1
-        await connection.close()
+        try:
+            for _ in self._numbers:
+                which = self._dice.randrange(len(QUESTIONS))
+                way = self._dice.choices(("whole", "streamed", "left"), (47, 47, 6))[0]
+                if way == "left":
+                    await self._leave(which)
+                else:
+                    connection.send(PATH, QUESTIONS[which] | {"stream": way == "streamed"})
+                    answer = await connection.receive()
+                    assert answer.status == 200, (QUESTIONS[which], answer)
+                    way = self._judge(way, answer.body, self._expected[which])
+                self.outcomes[way] += 1
+        finally:
+            await connection.close()
 
     def _judge(self, way: str, body: bytes, expected: str) -> str:
         """What became of it: `way`, or broken."""
@@ -143,11 +145,13 @@ class Clients:
     async def _leave(self, which: int) -> None:
         """Ask, and go before the answer is there, or in the middle of it."""
         connection = await Connection.open(self._port)
-        connection.send(PATH, QUESTIONS[which] | {"stream": True, "max_tokens": 100})
-        if self._dice.random() < 0.5:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(connection.receive_some(), 10)
-        await connection.close()
+        try:
+            connection.send(PATH, QUESTIONS[which] | {"stream": True, "max_tokens": 100})
+            if self._dice.random() < 0.5:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(connection.receive_some(), 10)
+        finally:
+            await connection.close()
 
 
 def text_of(body: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import random
 import signal
@@ -75,23 +74,25 @@ class Line:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
-        engine: asyncio.StreamWriter | None = None
-        with contextlib.suppress(ConnectionError):
+        writers = [writer]
+        ways: list[asyncio.Task[None]] = []
+        try:
             answers, engine = await asyncio.open_connection("127.0.0.1", self._engine_port)
-            ways = {
+            writers.append(engine)
+            ways = [
                 asyncio.create_task(self._pass_on(reader, engine)),
                 asyncio.create_task(self._answer(answers, writer)),
-            }
-            try:
-                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for way in ways:
-                    way.cancel()
-                await asyncio.gather(*ways, return_exceptions=True)
-        for one in (writer, engine):
-            if one is not None:
+            ]
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        except ConnectionError:
+            pass  # the engine is not there
+        finally:
+            for way in ways:
+                way.cancel()
+            await asyncio.gather(*ways, return_exceptions=True)
+            for one in writers:
                 one.transport.abort()
-        self._tasks.discard(task)
+            self._tasks.discard(task)
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(1 << 16):

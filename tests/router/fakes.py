@@ -287,6 +287,15 @@ async def close_after_head(engine: FakeEngine, seen: Seen, writer: asyncio.Strea
     return False
 
 
+async def close_in_event(engine: FakeEngine, seen: Seen, writer: asyncio.StreamWriter) -> bool:
+    """A stream that ends in the middle of its first event."""
+    await start_stream(writer)
+    for half in (chunk("begun")[:10], chunk("begun")[10:-2]):
+        await stream_piece(writer, half)
+        await asyncio.sleep(0.02)
+    return False
+
+
 async def close_in_stream(engine: FakeEngine, seen: Seen, writer: asyncio.StreamWriter) -> bool:
     """A stream that breaks off after its first event."""
     await start_stream(writer)

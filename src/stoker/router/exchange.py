@@ -7,7 +7,7 @@ would cost more than everything else here. The states, in order::
        ↑___________|_________|   (an attempt failed, and the client has not seen a byte)
 
 An answer that is not a stream is held until it is whole, and a stream's head until its first
-bytes, so that what breaks before is tried elsewhere and the client never knows.
+event, so that what breaks before is tried elsewhere and the client never knows.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from stoker.router.forwarding import (
     asks_usage,
     client_fields,
     content_length,
+    is_event_stream,
     is_stream,
     request_body,
     request_head,
@@ -233,8 +234,17 @@ class Exchange:
                 self._try_again(self._discarding)
             return
         self._held.append(chunk)
-        if self._is_stream or self._held_bytes > _HOLD_LIMIT:
+        if self._held_bytes > _HOLD_LIMIT or (self._is_stream and self._has_event(chunk)):
             self._start_streaming()
+
+    def _has_event(self, chunk: bytes) -> bool:
+        """Whether what is held, of which `chunk` is the end, has a stream's first whole event."""
+        head = self._head
+        if b"\n\n" in chunk or head is None or not is_event_stream(head):
+            return True
+        if len(self._held) > 1:
+            chunk = b"".join(self._held)
+        return b"\n\n" in chunk or b"\r\n\r\n" in chunk
 
     def _start_streaming(self) -> None:
         head = self._head

@@ -73,6 +73,11 @@ def is_stream(head: ResponseHead) -> bool:
     return content_type.startswith((b"text/event-stream", b"application/x-ndjson"))
 
 
+def is_event_stream(head: ResponseHead) -> bool:
+    """Whether the body is made of server-sent events."""
+    return head.fields.get(b"content-type", b"").startswith(b"text/event-stream")
+
+
 def content_length(head: ResponseHead) -> int | None:
     length = head.fields.get(b"content-length")
     return None if length is None else int(length)
