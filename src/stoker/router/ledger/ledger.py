@@ -142,12 +142,16 @@ class Ledger:
         purse = account.purse
         if purse is None:
             return 0.0
-        cost = max((_estimate(engine, features) for engine in engines), default=0.0)
+        cost = self.estimate(features, engines)
         refusal = purse.refusal(cost, self._wall_clock())
         if refusal is not None:
             raise insufficient_quota(account, *refusal)
         purse.reserved += cost
         return cost
+
+    def estimate(self, features: Features, engines: Iterable[EngineHandle]) -> float:
+        """What a request may cost on the dearest of `engines`."""
+        return max((_estimate(engine, features) for engine in engines), default=0.0)
 
     def _over(
         self,
@@ -252,5 +256,6 @@ def _estimate(engine: EngineHandle, features: Features) -> float:
     if engine.price is None:
         return 0.0
     rate = engine.decode_rate
-    seconds = features.output_tokens / rate if rate else 0.0
-    return engine.price.of(features.prompt_tokens, features.output_tokens, seconds)
+    written = features.output_tokens * features.answers
+    seconds = written / rate if rate else 0.0
+    return engine.price.of(features.prompt_tokens, written, seconds)
