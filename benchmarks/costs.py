@@ -86,6 +86,7 @@ def engine(kind: str, model: str, price: Price) -> dict[str, Any]:
     if kind == "llama_cpp":
         # Its slots divide its context: 256 tokens each is what the requests need.
         found["args"] = ["--ctx-size", "8192", "--parallel", "32"]
+        found["args"] += ["--threads", str(os.cpu_count())]
         if program := os.environ.get("STOKER_LLAMA_SERVER"):
             found["executable"] = program
     elif kind == "vllm":

@@ -74,7 +74,7 @@ async def serve(
     loop.add_signal_handler(signal.SIGHUP, reload.set)
     supervisor.start(managed)
     try:
-        server.manage(supervisor.names(), supervisor.restart)
+        server.manage(supervisor.names(), supervisor.restart, supervisor.memory)
         await server.start()
         typer.echo(_banner(server))
         reloading = asyncio.create_task(_reload(server, supervisor, reload, load))
@@ -107,7 +107,7 @@ async def _reload(
                 leaving.add(task)
                 task.add_done_callback(leaving.discard)
         supervisor.start(one for one in managed if one.config.name not in supervisor.names())
-        server.manage(supervisor.names(), supervisor.restart)
+        server.manage(supervisor.names(), supervisor.restart, supervisor.memory)
         log.info("the configuration was reloaded")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 
 from stoker.api.errors import ApiError, bad_request, from_exception, model_not_found, unavailable
 from stoker.errors import EngineOverloaded, StokerError
@@ -41,6 +41,8 @@ class Dispatcher:
         self.metrics = RouterMetrics()
         self.ledger = Ledger(config, clock=loop.time)
         self.redis: RedisLink | None = None
+        self.memory_of: Callable[[str], int | None] = lambda name: None
+        """Bytes of memory that an engine has, by its name, where it runs under this router."""
         self.active: set[Exchange] = set()
         self.draining = False
         self._pools: dict[EngineHandle, Pool] = {}

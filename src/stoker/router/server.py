@@ -153,9 +153,15 @@ class RouterServer:
                 name = f"KV events of {engine.name}"
                 self._followed[engine] = self.loop.create_task(follower.run(), name=name)
 
-    def manage(self, names: Iterable[str], restart: Callable[[str], None]) -> None:
+    def manage(
+        self,
+        names: Iterable[str],
+        restart: Callable[[str], None],
+        memory: Callable[[str], int | None],
+    ) -> None:
         """The engines of these names run here: call `restart` for one that was well and has
-        answered no probe for `supervision.hung` seconds."""
+        answered no probe for `supervision.hung` seconds; `memory` tells the bytes that one has."""
+        self.dispatcher.memory_of = memory
         if not self._managed:
             self._tasks.append(self.loop.create_task(self._watch_hung(restart), name="hung"))
         self._managed = frozenset(names)

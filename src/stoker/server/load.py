@@ -45,6 +45,7 @@ def load_model(
             "block_size": str(cache.block_size),
             "cache_dtype": cache.dtype,
             "enable_prefix_caching": str(config.enable_prefix_caching),
+            "kv_cache_memory_bytes": str(loaded.plan.kv_bytes),
             "num_gpu_blocks": str(cache.num_blocks),
             "num_cpu_blocks": "0",
         },
@@ -54,6 +55,7 @@ def load_model(
         engine=AsyncEngine(engine),
         tokenizer=loaded.tokenizer,
         template=loaded.template,
+        weight_bytes=loaded.plan.weight_bytes,
         max_model_len=engine.max_model_len,
         metrics=metrics,
     )

@@ -53,6 +53,11 @@ class EngineModel:
     max_model_len: int | None = None
     adapter: bool = False
     """Whether it is a LoRA adapter on another model."""
+    vocabulary: int | None = None
+    embedding_size: int | None = None
+    layers: int | None = None
+    size_bytes: int | None = None
+    """Of its weights."""
 
 
 class EngineHandle:
