@@ -245,7 +245,9 @@ async def test_the_model_information_of_llama_cpp() -> None:
 
 
 @given(
-    st.lists(st.text(st.characters(exclude_characters="\r\n"), min_size=1), max_size=6),
+    st.lists(
+        st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), min_size=1), max_size=6
+    ),
     st.lists(st.integers(1, 20), min_size=1),
 )
 def test_events_survive_any_cut(texts: list[str], cuts: list[int]) -> None:
