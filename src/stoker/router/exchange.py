@@ -494,6 +494,8 @@ class Exchange:
             outcome = Outcome.CANCELLED
         elif status >= 400:
             outcome = Outcome.FAILED
+        if engine is not None and engine.kind == "llama_cpp" and self.features.answers > 1:
+            usage = None  # it tells what the first of several answers took
         guessed = usage is None and engine is not None and self._computed(began, status)
         if guessed and engine is not None:
             usage = self._guess(began, engine)
