@@ -23,6 +23,14 @@ log = logging.getLogger(__name__)
 Loader = Callable[[], "tuple[Config, list[Managed]]"]
 """Reads the configuration anew: all of it, and the engines that are to be started here."""
 
+TracesEndpoint = Annotated[
+    str | None,
+    typer.Option(
+        help="Send OpenTelemetry traces to this collector: http://HOST:4318/v1/traces. Needs "
+        "stoker\\[otel]."
+    ),
+]
+
 
 def router(
     config: Annotated[
@@ -31,6 +39,7 @@ def router(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 for any.")] = None,
     policy: Annotated[str | None, typer.Option(help="How engines are chosen.")] = None,
+    otlp_traces_endpoint: TracesEndpoint = None,
 ) -> None:
     """Put one address in front of many engines. SIGHUP reads the file again."""
     import uvloop
@@ -38,7 +47,7 @@ def router(
     from stoker.router.configfile import load_config
     from stoker.telemetry.logging import setup_logging
 
-    given = given_settings(host, port, policy)
+    given = given_settings(host, port, policy, otlp_traces_endpoint)
 
     def load() -> tuple[Config, list[Managed]]:
         return load_config(config, overrides=given), []
@@ -48,10 +57,17 @@ def router(
     uvloop.run(serve(checked, [], load))
 
 
-def given_settings(host: str | None, port: int | None, policy: str | None) -> dict[str, object]:
+def given_settings(
+    host: str | None, port: int | None, policy: str | None, traces: str | None
+) -> dict[str, object]:
     """What the command line says, by its place in the configuration."""
-    settings = {"host": host, "port": port, "policy": policy}
-    return {f"router.{name}": value for name, value in settings.items() if value is not None}
+    settings = {
+        "router.host": host,
+        "router.port": port,
+        "router.policy": policy,
+        "traces.endpoint": traces,
+    }
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 async def serve(

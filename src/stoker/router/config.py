@@ -273,6 +273,12 @@ class RedisSettings(_Section):
     timeout: Annotated[float, Field(gt=0, le=10)] = 0.5
 
 
+class Traces(_Section):
+    """OpenTelemetry traces."""
+
+    endpoint: str | None = None
+
+
 class Config(_Section):
     """The whole of `stoker.yaml`."""
 
@@ -291,6 +297,7 @@ class Config(_Section):
     keys: tuple[KeyConfig, ...] | None = None
     usage: UsageSettings = UsageSettings()
     redis: RedisSettings | None = None
+    traces: Traces = Traces()
     engines: tuple[EngineConfig, ...]
 
     @property

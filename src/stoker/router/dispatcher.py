@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING
 
 from stoker.api.errors import ApiError, bad_request, from_exception, model_not_found, unavailable
 from stoker.errors import EngineOverloaded, StokerError
@@ -25,6 +26,9 @@ from stoker.router.shared.link import RedisLink
 from stoker.router.upstream import Pool
 from stoker.router.wire import error_headers, own_headers
 
+if TYPE_CHECKING:
+    from stoker.router.tracing import RequestTrace, RouterTracer
+
 _TICK_S = 0.1
 
 
@@ -43,6 +47,7 @@ class Dispatcher:
         self.redis: RedisLink | None = None
         self.memory_of: Callable[[str], int | None] = lambda name: None
         """Bytes of memory that an engine has, by its name, where it runs under this router."""
+        self.tracer: RouterTracer | None = None
         self.active: set[Exchange] = set()
         self.draining = False
         self._pools: dict[EngineHandle, Pool] = {}
@@ -95,6 +100,7 @@ class Dispatcher:
     def submit(self, request: Request, responder: Responder) -> Exchange | None:
         """Take a request; its answer goes to `responder`. None if it was refused at once."""
         account: Account | None = None
+        trace = None if self.tracer is None else self.tracer.begin(request)
         try:
             if self.draining:
                 raise unavailable("This router is shutting down.", code="draining")
@@ -107,9 +113,9 @@ class Dispatcher:
             self.ledger.check(account, features, has_body=bool(request.body))
             grant = self.ledger.admit(account, features, self._serving(features))
         except StokerError as refused:
-            self._refuse(request, responder, from_exception(refused), account)
+            self._refuse(request, responder, from_exception(refused), account, trace)
             return None
-        exchange = Exchange(self, request, features, responder)
+        exchange = Exchange(self, request, features, responder, trace)
         exchange.grant = grant
         self.active.add(exchange)
         self.budget.pay_in()
@@ -139,9 +145,16 @@ class Dispatcher:
                 self._seek(exchange)
 
     def _refuse(
-        self, request: Request, responder: Responder, error: ApiError, account: Account | None
+        self,
+        request: Request,
+        responder: Responder,
+        error: ApiError,
+        account: Account | None,
+        trace: RequestTrace | None,
     ) -> None:
         """Answer a request that gets no further than the door."""
+        if trace is not None:
+            trace.end(error.status)
         code = error.info.code or error.info.type
         self.metrics.rejected["-", code] += 1
         if account is not None and error.status in (403, 429):

@@ -26,6 +26,7 @@ from stoker.router.shared.limits import SharedLimits
 from stoker.router.shared.link import RedisLink
 from stoker.router.storage import open_database
 from stoker.router.wire import Headers, error_headers, own_headers
+from stoker.telemetry.tracing.export import open_tracing
 
 # What probes and scrapers ask, without a key.
 _OPEN_PATHS = frozenset((b"/health", b"/ready", b"/metrics"))
@@ -52,6 +53,11 @@ class RouterServer:
         self._link = RedisLink(config.redis) if config.redis is not None else None
         self.dispatcher.redis = self._link
         self._services = xgen.PATHS | {batch_route.PATH, usage_route.PATH}
+        self._tracing = open_tracing(config.traces.endpoint, service="stoker-router")
+        if self._tracing is not None:
+            from stoker.router.tracing import RouterTracer
+
+            self.dispatcher.tracer = RouterTracer(self._tracing.tracer)
         self._prober = Prober(self.dispatcher)
         self._tasks: list[asyncio.Task[None]] = []
         self._server: asyncio.Server | None = None
@@ -119,6 +125,8 @@ class RouterServer:
             log.warning("storage.url changes only when the router is restarted")
         if self.config.redis != config.redis:
             log.warning("redis changes only when the router is restarted")
+        if self.config.traces != config.traces:
+            log.warning("traces.endpoint changes only when the router is restarted")
         policy = POLICIES[new.policy]() if new.policy != old.policy else None
         fleet = self.dispatcher.fleet
         engines = fleet.prepare(config, self.loop.time())
@@ -202,6 +210,8 @@ class RouterServer:
         await self.database.close()
         if self._link is not None:
             await self._link.close()
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.close)
 
     def handle(self, request: Request, connection: ClientConnection) -> Work | None:
         """Answer a request, or set going what will."""
