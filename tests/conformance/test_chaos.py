@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -96,14 +97,18 @@ async def all_are(url: str, **wanted: object) -> None:
 
 
 class Clients:
-    """Forty of them, each asking its next question when the one before is answered."""
+    """Forty of them, each asking its next question when the one before is answered, until there
+    were `REQUESTS` and `enough` is set."""
 
-    def __init__(self, port: int, expected: Sequence[str], seed: int) -> None:
+    def __init__(
+        self, port: int, expected: Sequence[str], enough: asyncio.Event, seed: int
+    ) -> None:
         self.outcomes: Counter[str] = Counter()
         self._port = port
         self._expected = expected
         self._dice = random.Random(seed)
-        self._numbers = iter(range(REQUESTS))
+        self._enough = enough
+        self._asked = 0
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -113,7 +118,8 @@ class Clients:
     async def _client(self) -> None:
         connection = await Connection.open(self._port)
         try:
-            for _ in self._numbers:
+            while self._asked < REQUESTS or not self._enough.is_set():
+                self._asked += 1
                 which = self._dice.randrange(len(QUESTIONS))
                 way = self._dice.choices(("whole", "streamed", "left"), (47, 47, 6))[0]
                 if way == "left":
@@ -159,24 +165,24 @@ def text_of(body: Any) -> str:
 
 
 class Trouble:
-    """One engine after another is killed and started anew, stopped for a while, or slowed."""
+    """Engines are killed and started anew, stopped for a while, and slowed, in turns."""
 
     def __init__(self, engines: Sequence[EngineProcess], seed: int) -> None:
         self.done: Counter[str] = Counter()
+        self.all_done = asyncio.Event()
+        """Each has happened."""
         self._engines = engines
         self._dice = random.Random(seed)
 
     async def run(self) -> None:
-        while True:
+        for what in itertools.cycle(("killed", "stopped", "slowed")):
             engine = self._dice.choice(self._engines)
-            what = self._dice.choice(("killed", "stopped", "slowed"))
-            self.done[what] += 1
             if what == "killed":
                 engine.kill()
                 engine.start()
-                await asyncio.sleep(2)
+                await asyncio.sleep(1.5)
             else:
-                times, pause = (1, 3.0) if what == "stopped" else (20, 0.05)
+                times, pause = (1, 2.5) if what == "stopped" else (20, 0.05)
                 for _ in range(times):
                     engine.signal(signal.SIGSTOP)
                     try:
@@ -184,6 +190,9 @@ class Trouble:
                     finally:
                         engine.signal(signal.SIGCONT)
                     await asyncio.sleep(0.05)
+            self.done[what] += 1
+            if len(self.done) == 3:
+                self.all_done.set()
 
 
 @pytest.mark.parametrize("policy", ["least_in_flight", "auto"])
@@ -206,8 +215,9 @@ async def test_nothing_is_lost_and_nothing_answered_twice(
             assert all(expected)
             for line in lines:
                 line.share = 0.05
-            clients = Clients(int(url.rpartition(":")[2]), expected, seed=1)
             trouble = Trouble(engines, seed=2)
+            port = int(url.rpartition(":")[2])
+            clients = Clients(port, expected, trouble.all_done, seed=1)
             troubling = asyncio.create_task(trouble.run())
             try:
                 await clients.run()
@@ -219,9 +229,8 @@ async def test_nothing_is_lost_and_nothing_answered_twice(
             await all_are(url, healthy=True, in_flight=0)
         faults: Counter[str] = sum((line.done for line in lines), Counter())
         print(f"{dict(clients.outcomes)}; engines {dict(trouble.done)}; answers {dict(faults)}")
-        assert clients.outcomes.total() == REQUESTS
-        assert clients.outcomes["broken"] < REQUESTS // 10
-        assert set(trouble.done) == {"killed", "stopped", "slowed"}
+        assert clients.outcomes.total() >= REQUESTS
+        assert clients.outcomes["broken"] < clients.outcomes.total() // 10
         assert set(faults) == {*Line.FAULTS, "-"}
     finally:
         for line in lines:
