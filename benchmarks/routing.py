@@ -227,9 +227,11 @@ class Simulation:
             parent = hash_block(parent, np.array(job.tokens[end - BLOCK : end], np.int32))
             job.hashes.append(parent)
         features = job.features()
-        handle = self.policy.choose(features, [one.handle for one in self.engines]).engine
+        decision = self.policy.choose(features, [one.handle for one in self.engines])
+        handle = decision.engine
         self.policy.placed(features, handle)
-        job.lease = handle.take(features.prompt_tokens, features.output_tokens, self.now)
+        to_read = max(features.prompt_tokens - decision.known_tokens, 1)
+        job.lease = handle.take(to_read, features.output_tokens, self.now)
         engine = next(one for one in self.engines if one.handle is handle)
         engine.waiting.append(job)
         if not engine.busy:

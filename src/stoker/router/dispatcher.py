@@ -240,7 +240,7 @@ class Dispatcher:
         self.policy.placed(exchange.features, engine)
         self.metrics.decisions[self.policy.name, engine.name] += 1
         self.metrics.predicted_tokens += decision.known_tokens
-        exchange.send_to(engine, decision.reason)
+        exchange.send_to(engine, decision.reason, decision.known_tokens)
 
     def _choices(self, exchange: Exchange) -> list[EngineHandle]:
         """The engines to choose from now.

@@ -152,15 +152,17 @@ class Exchange:
 
     # -- to the engine
 
-    def send_to(self, engine: EngineHandle, reason: str) -> None:
-        """Send the request to the engine chosen."""
+    def send_to(self, engine: EngineHandle, reason: str, known_tokens: int) -> None:
+        """Send the request to the engine chosen, which need not read `known_tokens` of its
+        prompt."""
         self.engine = engine
         self.reason = reason
         if self._queued_at != self._submitted_at:
             self._dispatcher.metrics.queue_wait.observe(monotonic() - self._queued_at)
         features, now = self.features, self._dispatcher.loop.time()
-        output_tokens = features.output_tokens * features.answers
-        self._lease = engine.take(features.prompt_tokens, output_tokens, now)
+        to_read = max(features.prompt_tokens - known_tokens, 1)
+        to_write = features.output_tokens * features.answers
+        self._lease = engine.take(to_read, to_write, now)
         if self._trace is not None:
             self._trace.attempt(engine, features.model, reason)
         connection = self._dispatcher.pool(engine).idle()

@@ -110,7 +110,8 @@ def replay(
             _finish(running, now)
         decision = chooser.choose(features, free)
         chooser.placed(features, decision.engine)
-        lease = decision.engine.take(features.prompt_tokens, features.output_tokens, now)
+        to_read = max(features.prompt_tokens - decision.known_tokens, 1)
+        lease = decision.engine.take(to_read, features.output_tokens * features.answers, now)
         seconds = _seconds(decision.engine, serving, features, decision.known_tokens)
         heapq.heappush(running, (now + seconds, next(numbers), lease))
         yield Placement(
