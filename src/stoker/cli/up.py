@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stoker.cli.router import TracesEndpoint
+from stoker.cli.router import PodNamespace, PodPort, PodSelector, TracesEndpoint
 
 if TYPE_CHECKING:
     from stoker.router.config import Config, EngineConfig, Traces
@@ -26,6 +26,9 @@ def up(
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 for any.")] = None,
     policy: Annotated[str | None, typer.Option(help="How engines are chosen.")] = None,
     otlp_traces_endpoint: TracesEndpoint = None,
+    k8s_selector: PodSelector = None,
+    k8s_namespace: PodNamespace = None,
+    k8s_port: PodPort = None,
     quiet: Annotated[bool, typer.Option(help="Keep engines' output in their logs only.")] = False,
 ) -> None:
     """Start engines, watch over them, and put one address in front.
@@ -39,7 +42,9 @@ def up(
     from stoker.router.configfile import load_config, parse_config
     from stoker.telemetry.logging import setup_logging
 
-    given = given_settings(host, port, policy, otlp_traces_endpoint)
+    given = given_settings(
+        host, port, policy, otlp_traces_endpoint, k8s_selector, k8s_namespace, k8s_port
+    )
     placed: list[EngineConfig] = []
 
     def load() -> tuple[Config, list[Managed]]:

@@ -14,6 +14,7 @@ from stoker.router.config import Config
 from stoker.router.engines.handle import EngineHandle
 from stoker.router.exchange import Exchange
 from stoker.router.fleet import Fleet
+from stoker.router.kubernetes.discovery import Discovery
 from stoker.router.kv.tokens import ask_tokens
 from stoker.router.ledger.account import Account
 from stoker.router.ledger.ledger import Grant, Ledger
@@ -47,6 +48,7 @@ class Dispatcher:
         self.redis: RedisLink | None = None
         self.memory_of: Callable[[str], int | None] = lambda name: None
         """Bytes of memory that an engine has, by its name, where it runs under this router."""
+        self.pods: Discovery | None = None
         self.tracer: RouterTracer | None = None
         self.active: set[Exchange] = set()
         self.draining = False
@@ -76,9 +78,10 @@ class Dispatcher:
         """Go on with another configuration, its `engines` (`Fleet.prepare`), and another policy
         if one is given; requests under way are finished where they are. The engines that leave.
         """
+        if config.retries != self.config.retries:
+            self.budget = RetryBudget(config.retries.budget)
+            self.backoff = Backoff(config.retries)
         self.config = config
-        self.budget = RetryBudget(config.retries.budget)
-        self.backoff = Backoff(config.retries)
         self.ledger.reconfigure(config)
         if policy is not None:
             self.policy = policy
@@ -194,6 +197,11 @@ class Dispatcher:
     def _model_for(self, features: Features) -> str | None:
         asked = features.model
         model = self.fleet.resolve(asked)
+        if model is not None and self.fleet.expects(model, self.loop.time()):
+            return model
+        if not self.fleet.engines:
+            wait = self.config.health.interval
+            raise unavailable("No engine is here yet.", code="no_engine_yet", retry_after=wait)
         if model is None:
             if not features.is_json:
                 return None  # nothing names a model, so any engine may answer
@@ -215,7 +223,8 @@ class Dispatcher:
         return model
 
     def _check_backend(self, features: Features) -> None:
-        if features.backend is None or self._serving(features):
+        model, now = features.model or "", self.loop.time()
+        if features.backend is None or self._serving(features) or self.fleet.expects(model, now):
             return
         features.backend, asked = None, features.backend
         engines = self._serving(features)
@@ -270,8 +279,9 @@ class Dispatcher:
         limits = self.config.admission
         now = self.loop.time()
         engines = self._serving(features)
-        up = [engine for engine in engines if engine.health.healthy]
-        back_by = max((engine.down_since for engine in engines), default=now) + limits.max_wait
+        staying = [engine for engine in engines if not engine.draining]
+        up = [engine for engine in staying if engine.health.healthy]
+        back_by = max((engine.down_since for engine in staying), default=now) + limits.max_wait
         queue = self._queues.get(features.model)
         if not up and now >= back_by:
             self._no_engine(exchange)
@@ -302,7 +312,8 @@ class Dispatcher:
 
     def waited_too_long(self, exchange: Exchange) -> None:
         """`admission.max_wait` has passed."""
-        if any(engine.health.healthy for engine in self._serving(exchange.features)):
+        engines = self._serving(exchange.features)
+        if any(engine.health.healthy and not engine.draining for engine in engines):
             limit = self.config.admission.max_wait
             self._overloaded(exchange, f"No engine had room within {limit:g} s.")
         else:
