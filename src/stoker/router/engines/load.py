@@ -36,6 +36,13 @@ class EngineLoad:
     memory_bytes: int | None = None
     """and of the engine's process, if it says."""
 
+    @property
+    def cache_tokens(self) -> int | None:
+        """How many tokens the KV cache has room for, if the engine says."""
+        if self.num_blocks is None or self.block_size is None:
+            return None
+        return self.num_blocks * self.block_size
+
 
 def parse_load(text: str, now: float) -> EngineLoad | None:
     """Read a `/metrics` page; None when it holds none of the gauges that tell load."""
