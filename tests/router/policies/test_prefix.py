@@ -10,8 +10,7 @@ from stoker.router.policies.base import Decision
 from stoker.router.policies.cache_model import CacheModel
 from stoker.router.policies.cost import Cost
 from stoker.router.policies.prefix import Prefix
-from stoker.router.policies.prefix_index import BLOCK_BYTES, PrefixIndex, block_hashes
-from stoker.router.request import BYTES_PER_TOKEN
+from stoker.router.policies.prefix_index import BLOCK_BYTES, PrefixIndex, block_hashes, tokens_in
 
 from .fleets import chat, engine, fleet
 
@@ -134,18 +133,18 @@ def test_cost_weighs_what_is_known_against_the_queue() -> None:
     policy.placed(features, knows)
     knows.take(100, 9500, now=0.0)  # 95.1 s of work; reading the prompt anew takes 10 s
     decision = policy.choose(features, [knows, free])
-    assert decision == Decision(knows, "cost: 9984 of 10009 prompt tokens known", 9984)
+    assert decision == Decision(knows, "cost: 9728 of 10009 prompt tokens known", 9728)
     knows.take(100, 500, now=0.0)  # 100.2 s
     assert policy.choose(features, [knows, free]).engine is free
 
 
 def test_cost_passes_over_an_engine_that_is_crowded_or_declared_much_slower() -> None:
     knows, free = engine("knows"), engine("free")
-    policy, features = Cost(), chat("a" * 4000, max_tokens=1)
+    policy, features = Cost(), chat("a" * 4000, max_tokens=1000)
     policy.placed(features, knows)
     for _ in range(8):
         assert policy.choose(features, [knows, free]).engine is knows
-        knows.take(1, 1, now=0.0)
+        knows.take(100, 100, now=0.0)
     assert policy.choose(features, [knows, free]).engine is free
     slow, fast = engine("slow", speed={"decode": 49}), engine("fast", speed={"decode": 100})
     policy.placed(features, slow)
@@ -186,9 +185,9 @@ def test_a_modelled_cache_is_counted_right(sent: list[tuple[str, int]]) -> None:
         features = chat(prompt)
         caches.add(features, one)
         [held] = caches.match(features, [one])
-        whole = len(block_hashes(features)) * BLOCK_BYTES // BYTES_PER_TOKEN
-        size = BLOCK_BYTES // BYTES_PER_TOKEN
-        assert held == min(whole, blocks * 16 // size * size)
+        count = len(block_hashes(features))
+        fitting = (tokens_in(depth) for depth in range(count, -1, -1))
+        assert held == next(tokens for tokens in fitting if tokens <= blocks * 16)
 
 
 def test_cost_without_reuse_is_least_work() -> None:

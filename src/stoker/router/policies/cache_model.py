@@ -1,7 +1,7 @@
-"""What engines' caches can still hold of the prompts they were sent: least recently used goes first.
+"""What engines' caches can still hold of the prompts they were sent.
 
-An approximation for engines that do not tell: as large as the engine says its KV cache is, and
-filled by what this router sent there.
+An approximation for engines that do not tell: a cache as large as the engine says, filled by what
+this router sent there; the least recently used goes first.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from stoker.router.engines.handle import EngineHandle
 from stoker.router.policies.base import Decision, Policy
 from stoker.router.policies.cache_model import CacheModel
 from stoker.router.policies.least_in_flight import LeastInFlight
-from stoker.router.policies.session import load_limit
+from stoker.router.policies.session import has_room
 from stoker.router.policies.work import Rates, queued_seconds, rates_of
 from stoker.router.request import Features
 
@@ -99,7 +99,7 @@ def _holder(
             tokens < enough
             or (engine.speed is not None and decode < slowest)
             or queues[number] - shortest > _PATIENCE * tokens / prefill
-            or engine.in_flight >= load_limit(engine, engines)
+            or not has_room(engine, engines)
         ):
             continue
         if best is None or (tokens, -engine.busy) > (cached[best], -engines[best].busy):
