@@ -1,6 +1,6 @@
 """Fifty requests of 10 to 150 tokens: one by one, at once, as a list, through the batch handler.
 
-    python benchmarks/batch_handler.py [--model smollm2] [--rounds 9]
+    python benchmarks/batch_handler.py [--model smollm2] [--rounds 15]
 
 Starts one engine of ours and a router before it. All four ways go through that router:
 
@@ -161,7 +161,7 @@ def report(title: str, found: dict[str, list[Round]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default="smollm2")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=15)
     given = parser.parse_args()
     with running([{"name": "native", "kind": "native", "model": given.model}]) as url:
         for alike, title in ((False, "lengths of their own"), (True, "the same length for all")):
