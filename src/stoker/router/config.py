@@ -16,7 +16,9 @@ from pydantic import (
     model_validator,
 )
 
+from stoker.errors import ConfigError
 from stoker.router.storage.url import check_url, default_url
+from stoker.telemetry.tracing.export import collector_url
 
 EngineKind = Literal["native", "vllm", "llama_cpp", "openai"]
 Ability = Literal["tools", "vision", "audio", "schema"]
@@ -50,6 +52,13 @@ Money = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _check_collector(endpoint: str) -> str:
+    try:
+        return collector_url(endpoint)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
 
 
 class Timeouts(_Section):
@@ -291,7 +300,7 @@ class RedisSettings(_Section):
 class Traces(_Section):
     """OpenTelemetry traces."""
 
-    endpoint: str | None = None
+    endpoint: Annotated[str, AfterValidator(_check_collector)] | None = None
 
 
 class Config(_Section):
