@@ -116,6 +116,8 @@ class Batches(_Section):
     """Files and batches."""
 
     file_limit: ByteSize = ByteSize(200 * 1024 * 1024)
+    storage_limit: ByteSize = ByteSize(10 * 1024**3)
+    storage_limit_per_key: ByteSize | None = None
     max_lines: Annotated[int, Field(ge=1)] = 50_000
     max_in_flight: Annotated[int, Field(ge=1)] = 256
     share: Annotated[float, Field(gt=0, le=1)] = 0.75
