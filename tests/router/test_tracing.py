@@ -100,7 +100,7 @@ async def test_a_request_refused_at_the_door(collector: Collector) -> None:
 
 
 async def test_a_request_that_names_no_model(collector: Collector) -> None:
-    async with traced(collector, FakeEngine("one")) as fleet:
+    async with traced(collector, FakeEngine("one", models=("m", "n"))) as fleet:
         await fleet.client.get("/v1/responses/abc?secret=1", headers=CALLER)
         (request,), (attempt,) = await spans_of(fleet, collector)
     assert "gen_ai.request.model" not in attempt.attributes
