@@ -25,6 +25,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from peers import Load, Worker
 from rich.console import Console
 from rich.table import Table
 
@@ -134,8 +135,6 @@ class StreamingServer:
 
 
 def main() -> None:
-    from peers_cpu import Load, Worker
-
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

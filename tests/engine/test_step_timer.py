@@ -40,7 +40,8 @@ def test_an_engine_tells_every_part_of_its_steps(kind: RequestOutputKind) -> Non
     engine = make_engine()
     params = SamplingParams(temperature=0, ignore_eos=True, max_tokens=4, output_kind=kind)
     ticks = count()
-    timer = engine.timer = engine._processor._timer = StepTimer(lambda: float(next(ticks)))
+    timer = engine.timer
+    timer.clock = lambda: float(next(ticks))
     engine.submit("a", list(range(60, 75)), params)
     engine.step()
     assert (timer.steps, next(ticks)) == (0, 0)  # off: not a look at the clock

@@ -15,7 +15,7 @@ class StepTimer:
 
     def __init__(self, clock: Callable[[], float] = perf_counter) -> None:
         self.on = False
-        self._clock = clock
+        self.clock = clock
         self._last = 0.0
         self.reset()
 
@@ -31,18 +31,18 @@ class StepTimer:
 
     def begin(self) -> None:
         """A step begins."""
-        self._last = self._clock()
+        self._last = self.clock()
 
     def lap(self, part: str) -> None:
         """A part of the step that is not the runner's ends."""
-        now = self._clock()
+        now = self.clock()
         self.python[part] += now - self._last
         self._last = now
 
     def lap_runner(self, timings: Mapping[str, float], num_tokens: int) -> None:
         """The runner ends. What it does not account for is the way there and back (`call`); a
         runner without `timings` is a kernel as a whole."""
-        now = self._clock()
+        now = self.clock()
         taken = now - self._last
         for part, seconds in (timings or {"runner": taken}).items():
             self.kernels[part] += seconds
