@@ -33,14 +33,14 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
-unit: $(VENV)/.dev model
-	$(BIN)/pytest -m "not conformance" $(PYTEST_FLAGS)
+unit: $(VENV)/.dev $(VENV)/judges/.http model
+	STOKER_JUDGES=$(abspath $(VENV))/judges $(BIN)/pytest -m "not conformance" $(PYTEST_FLAGS)
 
 conformance: $(VENV)/.dev $(JUDGES:%=$(VENV)/judges/.%) model  ## the long checks against programs we did not write
 	STOKER_JUDGES=$(abspath $(VENV))/judges $(BIN)/pytest -m conformance $(PYTEST_FLAGS)
 
-soak: $(VENV)/.dev  ## 100 000 requests from 200 clients: counters and memory (half an hour)
-	STOKER_STORM_REQUESTS=100000 $(BIN)/pytest -m conformance tests/conformance/test_storm.py $(PYTEST_FLAGS)
+soak: $(VENV)/.dev  ## 100 000 requests from 200 clients: counters and memory (five minutes)
+	STOKER_STORM_REQUESTS=100000 $(BIN)/pytest -s -m conformance tests/conformance/test_storm.py $(PYTEST_FLAGS)
 
 # For the environment that is active: builds incrementally and leaves the module in src/stoker.
 kernels:  ## rebuild the kernels in place, after a change in kernels/
