@@ -66,15 +66,20 @@ class Fleet:
 
 @contextmanager
 def running(
-    directory: Path, engines: Sequence[Mapping[str, Any]], patience: float = PATIENCE_S
+    directory: Path,
+    engines: Sequence[Mapping[str, Any]],
+    patience: float = PATIENCE_S,
+    **settings: Any,
 ) -> Iterator[Fleet]:
-    """Start these engines and a router before them; all are gone afterwards."""
+    """Start these engines and a router before them, with further `settings`; all are gone
+    afterwards."""
     config = {
         "router": {"port": 0, "policy": "round_robin", "drain": 5},
         "health": {"interval": 0.2, "timeout": 2, "fails": 2},
         "supervision": {"logs": str(directory / "logs"), "backoff": 0.1, "hung": 1, "grace": 2},
         "admission": {"max_wait": patience},
         "engines": engines,
+        **settings,
     }
     file, stderr = directory / "stoker.yaml", directory / "stderr"
     file.write_text(json.dumps(config))

@@ -64,8 +64,14 @@ def test_the_example_shows_every_field() -> None:
         ("", "stoker.yaml:1: the file is empty; it needs at least `engines:`"),
         ("- a", "stoker.yaml:1: expected `field: value` lines, found something else"),
         ("a: [", "stoker.yaml:1: not YAML: expected the node content, but found '<stream end>'"),
-        ("engines: []", "stoker.yaml:1: engines: at least one engine is needed"),
-        ("router: {}\n", "stoker.yaml:1: engines: this field is required"),
+        (
+            "engines: []",
+            "stoker.yaml:1: `engines` needs at least one engine, unless `kubernetes` finds them",
+        ),
+        (
+            "router: {}\n",
+            "stoker.yaml:1: `engines` needs at least one engine, unless `kubernetes` finds them",
+        ),
         (
             f"{ENGINE}router:\n  port: 80800\n",
             "stoker.yaml:4: router.port: Input should be less than or equal to 65535 (found 80800)",

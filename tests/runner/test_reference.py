@@ -10,16 +10,15 @@ import pytest
 
 from stoker.model.loader import LoadedModel, open_model
 from stoker.runner.base import (
-    Batch,
     CacheConfig,
     Float32Array,
     Int32Array,
     ModelRunner,
-    SampleRows,
     ScoreRows,
 )
 from stoker.runner.reference import ReferenceRunner
 from stoker.runner.sampling import NO_TOKEN, top_logprobs
+from tests.runner.steps import batch, greedy, ids
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 NAMES = sorted(path.stem for path in GOLDEN.glob("*.npz"))
@@ -31,50 +30,8 @@ BLOCK = 4
 CACHE = CacheConfig(num_blocks=32, block_size=BLOCK, dtype="float32")
 
 
-def ids(*values: int) -> Int32Array:
-    return np.array(values, np.int32)
-
-
 def runner(model: LoadedModel, cache: CacheConfig = CACHE) -> ReferenceRunner:
     return ReferenceRunner(model.spec, model.weights, cache)
-
-
-def greedy(*rows: int, num_logprobs: int = -1) -> SampleRows:
-    n = len(rows)
-    return SampleRows(
-        rows=ids(*rows),
-        temperature=np.zeros(n, np.float32),
-        top_k=np.zeros(n, np.int32),
-        top_p=np.ones(n, np.float32),
-        min_p=np.zeros(n, np.float32),
-        seeds=np.zeros(n, np.uint64),
-        steps=np.zeros(n, np.int32),
-        num_logprobs=np.full(n, num_logprobs, np.int32),
-    )
-
-
-def batch(
-    *parts: tuple[Int32Array, int, Int32Array],
-    sample: SampleRows | None = None,
-    score: ScoreRows | None = None,
-    block_copies: Int32Array | None = None,
-    embed_rows: Int32Array | None = None,
-) -> Batch:
-    """A step of sequences, each (new tokens, tokens in the cache, block table)."""
-    width = max(len(table) for _, _, table in parts)
-    return Batch(
-        token_ids=np.concatenate([tokens for tokens, _, _ in parts]),
-        query_starts=np.cumsum([0, *(len(tokens) for tokens, _, _ in parts)]).astype(np.int32),
-        context_lens=ids(*(context for _, context, _ in parts)),
-        block_tables=np.array(
-            [np.pad(table, (0, width - len(table)), constant_values=-1) for _, _, table in parts],
-            np.int32,
-        ),
-        sample=greedy() if sample is None else sample,
-        score=score,
-        block_copies=block_copies,
-        embed_rows=embed_rows,
-    )
 
 
 def scattered(length: int, first: int = 0) -> Int32Array:

@@ -25,8 +25,10 @@ from stoker.model.tokenizer import Tokenizer
 from stoker.model.tokenizer.parts import TokenizerParts
 from stoker.model.tokenizer.vocabulary import TokenEncoding, byte_alphabet
 from stoker.runner.base import Batch, CacheConfig, StepResult, TopLogprobs
+from stoker.server.load import observe
 from stoker.server.state import ServedModel
 from stoker.telemetry.metrics import EngineMetrics
+from stoker.telemetry.tracing.export import Tracing
 
 CHATML = (
     "{% for message in messages %}"
@@ -165,6 +167,7 @@ def letter_model(
     template: str = CHATML,
     answer: str | None = None,
     kv_listener: KVEventListener | None = None,
+    tracing: Tracing | None = None,
 ) -> ServedModel:
     """A served model that computes letters, or says `answer` as far as it may."""
     if gate is None:
@@ -194,11 +197,12 @@ def letter_model(
         max_model_len=engine.max_model_len,
         cache_config={"block_size": "16", "num_gpu_blocks": str(num_blocks)},
     )
-    engine.step_listener = metrics.record
+    tracer = observe(engine, metrics, tracing, "letters")
     return ServedModel(
         engine=AsyncEngine(engine),
         tokenizer=tokenizer,
         template=ChatTemplate.of(tokenizer),
         max_model_len=engine.max_model_len,
         metrics=metrics,
+        tracer=tracer,
     )

@@ -87,6 +87,7 @@ def test_a_step_feeds_the_histograms(metrics: EngineMetrics) -> None:
             inter_token_latencies=[0.004, 0.02, 0.02],
             finished=[
                 FinishedRequest(
+                    request_id="one",
                     finish_reason="stop",
                     num_prompt_tokens=30,
                     num_generation_tokens=11,

@@ -54,6 +54,8 @@ def explain(
             raise ConfigError(f"no policy is called {given!r}; there are {', '.join(known)}")
     busy = dict(_count(item) for item in in_flight or [])
     fleet = load_config(config)
+    if not fleet.engines:
+        raise ConfigError(f"{config} names no engine: pods are known to a running router only")
     single = len(read_trace(requests)) == 1
     table = Table(box=None, pad_edge=False, header_style="bold")
     columns = ("POLICY", "ENGINE", "REASON") if single or each else ("POLICY", "ENGINES", "KNOWN")

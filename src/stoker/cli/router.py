@@ -23,6 +23,25 @@ log = logging.getLogger(__name__)
 Loader = Callable[[], "tuple[Config, list[Managed]]"]
 """Reads the configuration anew: all of it, and the engines that are to be started here."""
 
+TracesEndpoint = Annotated[
+    str | None,
+    typer.Option(
+        help="Send OpenTelemetry traces to this collector: http://HOST:4318/v1/traces. Needs "
+        "stoker\\[otel]."
+    ),
+]
+
+
+PodSelector = Annotated[
+    str | None, typer.Option(help="Labels of the pods that are engines, such as app=vllm.")
+]
+PodNamespace = Annotated[
+    str | None, typer.Option(help="Their namespace; this pod's, or the kubeconfig context's.")
+]
+PodPort = Annotated[
+    int | None, typer.Option(help="Their port; the container port named http, or the only one.")
+]
+
 
 def router(
     config: Annotated[
@@ -31,16 +50,27 @@ def router(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 for any.")] = None,
     policy: Annotated[str | None, typer.Option(help="How engines are chosen.")] = None,
+    otlp_traces_endpoint: TracesEndpoint = None,
+    k8s_selector: PodSelector = None,
+    k8s_namespace: PodNamespace = None,
+    k8s_port: PodPort = None,
 ) -> None:
-    """Put one address in front of many engines. SIGHUP reads the file again."""
+    """Put one address in front of many engines. SIGHUP reads the file again.
+
+    With --k8s-selector there need be no file: engines are the pods that match.
+    """
     import uvloop
 
-    from stoker.router.configfile import load_config
+    from stoker.router.configfile import load_config, parse_config
     from stoker.telemetry.logging import setup_logging
 
-    given = given_settings(host, port, policy)
+    given = given_settings(
+        host, port, policy, otlp_traces_endpoint, k8s_selector, k8s_namespace, k8s_port
+    )
 
     def load() -> tuple[Config, list[Managed]]:
+        if k8s_selector is not None and not config.exists():
+            return parse_config("{}", source="(no file)", overrides=given), []
         return load_config(config, overrides=given), []
 
     checked, _ = load()
@@ -48,10 +78,26 @@ def router(
     uvloop.run(serve(checked, [], load))
 
 
-def given_settings(host: str | None, port: int | None, policy: str | None) -> dict[str, object]:
+def given_settings(
+    host: str | None,
+    port: int | None,
+    policy: str | None,
+    traces: str | None,
+    k8s_selector: str | None,
+    k8s_namespace: str | None,
+    k8s_port: int | None,
+) -> dict[str, object]:
     """What the command line says, by its place in the configuration."""
-    settings = {"host": host, "port": port, "policy": policy}
-    return {f"router.{name}": value for name, value in settings.items() if value is not None}
+    settings = {
+        "router.host": host,
+        "router.port": port,
+        "router.policy": policy,
+        "traces.endpoint": traces,
+        "kubernetes.selector": k8s_selector,
+        "kubernetes.namespace": k8s_namespace,
+        "kubernetes.engine.port": k8s_port,
+    }
+    return {place: value for place, value in settings.items() if value is not None}
 
 
 async def serve(

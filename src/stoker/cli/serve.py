@@ -202,6 +202,14 @@ def serve(
             rich_help_panel=_BEHAVIOUR,
         ),
     ] = None,
+    otlp_traces_endpoint: Annotated[
+        str | None,
+        typer.Option(
+            help="Send OpenTelemetry traces to this collector: http://HOST:4318/v1/traces. Needs "
+            "stoker\\[otel].",
+            rich_help_panel=_BEHAVIOUR,
+        ),
+    ] = None,
     log_requests: Annotated[
         bool,
         typer.Option("--log-requests", help="A line a request.", rich_help_panel=_BEHAVIOUR),
@@ -218,6 +226,7 @@ def serve(
     from stoker.server.keys import KeyRing
     from stoker.server.listen import bind
     from stoker.telemetry.logging import setup_logging
+    from stoker.telemetry.tracing.export import open_tracing
 
     setup_logging(as_json=log_json)
     settings: dict[str, object] = {
@@ -257,6 +266,7 @@ def serve(
     )
     keys = KeyRing(api_key or (), api_key_file)
     template = _read_template(chat_template)
+    tracing = open_tracing(otlp_traces_endpoint, service="stoker")
     listener = bind(host, port)
     kv_events = _publisher(kv_events_config, engine_config)
 
@@ -282,6 +292,7 @@ def serve(
                     served_name=names[0],
                     chat_template=template,
                     kv_listener=None if kv_events is None else kv_events.publish,
+                    tracing=tracing,
                 )
             )
         except BaseException as error:
@@ -303,6 +314,8 @@ def serve(
     finally:
         if kv_events is not None:
             kv_events.close()
+        if tracing is not None:
+            tracing.close()
 
 
 def _publisher(settings: str | None, engine: EngineConfig) -> KVEventPublisher | None:

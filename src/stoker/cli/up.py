@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from stoker.cli.router import PodNamespace, PodPort, PodSelector, TracesEndpoint
+
 if TYPE_CHECKING:
-    from stoker.router.config import Config, EngineConfig
+    from stoker.router.config import Config, EngineConfig, Traces
     from stoker.router.managed.supervisor import Managed
 
 DEFAULT_FILE = Path("stoker.yaml")
@@ -23,6 +25,10 @@ def up(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 for any.")] = None,
     policy: Annotated[str | None, typer.Option(help="How engines are chosen.")] = None,
+    otlp_traces_endpoint: TracesEndpoint = None,
+    k8s_selector: PodSelector = None,
+    k8s_namespace: PodNamespace = None,
+    k8s_port: PodPort = None,
     quiet: Annotated[bool, typer.Option(help="Keep engines' output in their logs only.")] = False,
 ) -> None:
     """Start engines, watch over them, and put one address in front.
@@ -36,7 +42,9 @@ def up(
     from stoker.router.configfile import load_config, parse_config
     from stoker.telemetry.logging import setup_logging
 
-    given = given_settings(host, port, policy)
+    given = given_settings(
+        host, port, policy, otlp_traces_endpoint, k8s_selector, k8s_namespace, k8s_port
+    )
     placed: list[EngineConfig] = []
 
     def load() -> tuple[Config, list[Managed]]:
@@ -71,7 +79,7 @@ def place(config: Config, running: Sequence[EngineConfig] = ()) -> tuple[Config,
     Raises `ConfigError` when an engine's program is not here, `ModelError` when its model cannot
     be had.
     """
-    from stoker.router.managed.commands import HOST, command_for, free_port, served_name
+    from stoker.router.managed.commands import HOST, free_port, served_name
     from stoker.router.managed.supervisor import Managed
 
     known = {engine.name: engine for engine in running}
@@ -87,10 +95,20 @@ def place(config: Config, running: Sequence[EngineConfig] = ()) -> tuple[Config,
             engines.append(old)
             continue
         port = free_port()
-        managed.append(Managed(engine, command_for(engine, _loadable(engine), port)))
+        managed.append(Managed(engine, _command(engine, port, config.traces)))
         update = {"url": f"http://{HOST}:{port}", "models": models}
         engines.append(engine.model_copy(update=update))
     return config.model_copy(update={"engines": tuple(engines)}), managed
+
+
+def _command(engine: EngineConfig, port: int, traces: Traces) -> list[str]:
+    """How to start an engine; ours sends its traces where the router sends its own."""
+    from stoker.router.managed.commands import command_for
+
+    if engine.kind == "native" and traces.endpoint is not None:
+        own = ("--otlp-traces-endpoint", traces.endpoint)
+        engine = engine.model_copy(update={"args": (*own, *engine.args)})
+    return command_for(engine, _loadable(engine), port)
 
 
 def _loadable(engine: EngineConfig) -> str:

@@ -15,7 +15,7 @@ from stoker.engine.engine import Engine
 from stoker.engine.factory import build_engine
 from stoker.engine.outputs import BeamSearchOutput, BeamSearchSequence, RequestOutput
 from stoker.engine.progress import Advance, progress_bar
-from stoker.engine.prompts import Prompt, PromptType, as_list, open_last_message, tokenize
+from stoker.engine.prompts import Prompt, PromptType, as_list, tokenize
 from stoker.engine.sampling_params import BeamSearchParams, RequestOutputKind, SamplingParams
 from stoker.errors import InvalidRequest
 from stoker.model.template import ChatTemplate
@@ -144,10 +144,9 @@ class LLM:
                 conversation,
                 tools,
                 add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
                 **(chat_template_kwargs or {}),
             )
-            if continue_final_message:
-                text = open_last_message(text, conversation[-1])
             ids = self._tokenizer.encode(text, add_special_tokens=False)
             prompts.append({"prompt_token_ids": ids, "prompt": text})
         return self.generate(prompts, sampling_params, use_tqdm=use_tqdm)

@@ -305,6 +305,7 @@ class OutputProcessor:
         first = metrics.first_token_time or now
         self._stats.finished.append(
             FinishedRequest(
+                request_id=request.request_id,
                 finish_reason=reason,
                 num_prompt_tokens=len(request.prompt_token_ids),
                 num_generation_tokens=request.num_generated,

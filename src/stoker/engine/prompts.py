@@ -70,29 +70,5 @@ def tokenize(prompt: PromptType, tokenizer: Tokenizer) -> Prompt:
     return Prompt(tokenizer.encode(text), text, salt)
 
 
-def open_last_message(text: str, message: Mapping[str, Any]) -> str:
-    """A rendered conversation, cut after the content of its last message: the answer goes on
-    where that message stops.
-
-    Raises:
-        InvalidRequest: the message has no text, or the template changed it beyond recognition.
-    """
-    content = message.get("content")
-    if not isinstance(content, str) or not content.strip():
-        raise InvalidRequest(
-            "continue_final_message needs text in the last message",
-            param="continue_final_message",
-        )
-    for wanted in (content, content.strip()):
-        begin = text.rfind(wanted)
-        if begin >= 0:
-            return text[: begin + len(wanted)]
-    raise InvalidRequest(
-        "continue_final_message does not work with this model: its chat template changes the "
-        "last message",
-        param="continue_final_message",
-    )
-
-
 def _is_token_ids(value: object) -> bool:
     return isinstance(value, Sequence) and bool(value) and all(isinstance(v, int) for v in value)

@@ -44,6 +44,7 @@ class EngineStats:
 class FinishedRequest:
     """One request's figures, when it is over. Times in seconds."""
 
+    request_id: str
     finish_reason: str
     num_prompt_tokens: int
     num_generation_tokens: int

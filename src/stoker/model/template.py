@@ -8,7 +8,7 @@ from typing import Any
 import jinja2
 from jinja2 import nodes
 
-from stoker.errors import TemplateError
+from stoker.errors import InvalidRequest, TemplateError
 from stoker.model.messages import Message, check_messages
 from stoker.model.sandbox import LimitExceeded, TemplateEnvironment
 from stoker.model.tokenizer import Tokenizer
@@ -58,19 +58,21 @@ class ChatTemplate:
         tools: Sequence[Mapping[str, Any]] | None = None,
         *,
         add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
         **variables: Any,
     ) -> str:
         """The prompt for `messages`; `variables` are passed on to the template.
 
-        The text already holds the special tokens: encode it with `add_special_tokens=False`.
-        Raises `InvalidRequest` for messages that are wrong in themselves, `TemplateError` for
-        those that this template refuses.
+        `continue_final_message` cuts the text after the last message's content, so that the
+        answer goes on where that message stops. The text already holds the special tokens:
+        encode it with `add_special_tokens=False`. Raises `InvalidRequest` for messages that are
+        wrong in themselves, `TemplateError` for those that this template refuses.
         """
         template = self._templates.get("tool_use") if tools else None
         template = template or self._templates.get("default")
         if template is None:
             raise TemplateError(_NO_TEMPLATE, param="messages")
-        return template.render(
+        text = template.render(
             messages,
             {
                 **self._special,
@@ -79,6 +81,7 @@ class ChatTemplate:
                 "add_generation_prompt": add_generation_prompt,
             },
         )
+        return _cut_after(text, messages[-1].get("content")) if continue_final_message else text
 
 
 class _Template:
@@ -127,6 +130,24 @@ class _Template:
         if self._wants_parts and not self._takes_both and isinstance(message["content"], str):
             message["content"] = [{"type": "text", "text": message["content"]}]
         return message
+
+
+def _cut_after(text: str, content: object) -> str:
+    """`text` up to the end of a message's `content`, which the template may have stripped."""
+    if not isinstance(content, str) or not content.strip():
+        raise InvalidRequest(
+            "'continue_final_message' needs text in the last message.",
+            param="continue_final_message",
+        )
+    for wanted in (content, content.strip()):
+        begin = text.rfind(wanted)
+        if begin >= 0:
+            return text[: begin + len(wanted)]
+    raise InvalidRequest(
+        "'continue_final_message' does not work with this model: its chat template changes the "
+        "last message.",
+        param="continue_final_message",
+    )
 
 
 def _loops_over_content(tree: nodes.Template) -> bool:

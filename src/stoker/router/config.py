@@ -41,6 +41,8 @@ DEFAULT_MAX_IN_FLIGHT: Mapping[EngineKind, int] = {
 }
 
 KEY_NAME = r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,62}$"
+ApiKey = Annotated[str, Field(pattern=r"^[\x21-\x7e]+$")]
+Port = Annotated[int, Field(ge=1, le=65535)]
 KvAddress = Annotated[str, Field(pattern=r"^(tcp|ipc)://.+")]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Money = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -162,24 +164,37 @@ class Supervision(_Section):
     grace: Seconds = 20.0
 
 
-class EngineConfig(_Section):
+class EngineTraits(_Section):
+    """What an engine is good for, wherever it runs."""
+
+    models: dict[str, str] = {}
+    max_in_flight: Annotated[int, Field(ge=1)] | None = None
+    context: Annotated[int, Field(ge=1)] | None = None
+    gpu: bool | None = None
+    speed: Speed | None = None
+    price: Price | None = None
+    abilities: frozenset[Ability] | None = None
+    ask_usage: bool = True
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _list_means_same_name(cls, models: Any) -> Any:
+        if isinstance(models, list):
+            return {name: name for name in models}
+        return models
+
+
+class EngineConfig(EngineTraits):
     """One engine: where it is, or how to start it, and what it is good for."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,252}$")]
     kind: EngineKind
     url: str | None = None
     model: Annotated[str, Field(min_length=1)] | None = None
     args: tuple[str, ...] = ()
     executable: str | None = None
     env: dict[str, str] = {}
-    api_key: Annotated[str, Field(pattern=r"^[\x21-\x7e]+$")] | None = None
-    models: dict[str, str] = {}
-    max_in_flight: Annotated[int, Field(ge=1)] | None = None
-    gpu: bool | None = None
-    speed: Speed | None = None
-    price: Price | None = None
-    abilities: frozenset[Ability] | None = None
-    ask_usage: bool = True
+    api_key: ApiKey | None = None
     kv_events: KvAddress | None = None
     kv_replay: KvAddress | None = None
 
@@ -200,13 +215,6 @@ class EngineConfig(_Section):
         if parts.query or parts.fragment or parts.username:
             raise ValueError(f"{url!r} may hold a host, a port and a path, nothing else")
         return url.rstrip("/")
-
-    @field_validator("models", mode="before")
-    @classmethod
-    def _list_means_same_name(cls, models: Any) -> Any:
-        if isinstance(models, list):
-            return {name: name for name in models}
-        return models
 
     @model_validator(mode="after")
     def _is_somewhere(self) -> Self:
@@ -230,6 +238,27 @@ class EngineConfig(_Section):
     def capacity(self) -> int:
         """Requests this engine works on at once; further ones wait in the router."""
         return self.max_in_flight or DEFAULT_MAX_IN_FLIGHT[self.kind]
+
+
+class PodTraits(EngineTraits):
+    """What is said of pods: of all in `kubernetes.engine`, of one in its annotation."""
+
+    kind: EngineKind | None = None
+    port: Port | None = None
+    kv_events_port: Port | None = None
+    kv_replay_port: Port | None = None
+
+
+class KubernetesSettings(_Section):
+    """Engines that are found as pods."""
+
+    selector: Annotated[str, Field(min_length=1)]
+    namespace: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")] | None = None
+    kubeconfig: str | None = None
+    context: str | None = None
+    api_key: ApiKey | None = None
+    remember: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 300.0
+    engine: PodTraits = PodTraits()
 
 
 class Budget(_Section):
@@ -271,6 +300,12 @@ class RedisSettings(_Section):
     timeout: Annotated[float, Field(gt=0, le=10)] = 0.5
 
 
+class Traces(_Section):
+    """OpenTelemetry traces."""
+
+    endpoint: str | None = None
+
+
 class Config(_Section):
     """The whole of `stoker.yaml`."""
 
@@ -289,7 +324,9 @@ class Config(_Section):
     keys: tuple[KeyConfig, ...] | None = None
     usage: UsageSettings = UsageSettings()
     redis: RedisSettings | None = None
-    engines: tuple[EngineConfig, ...]
+    traces: Traces = Traces()
+    kubernetes: KubernetesSettings | None = None
+    engines: tuple[EngineConfig, ...] = ()
 
     @property
     def keys_required(self) -> bool:
@@ -297,12 +334,11 @@ class Config(_Section):
         keys, were it an empty one."""
         return self.keys is not None if self.require_key is None else self.require_key
 
-    @field_validator("engines")
-    @classmethod
-    def _at_least_one(cls, engines: tuple[EngineConfig, ...]) -> tuple[EngineConfig, ...]:
-        if not engines:
-            raise ValueError("at least one engine is needed")
-        return engines
+    @model_validator(mode="after")
+    def _at_least_one(self) -> Self:
+        if not self.engines and self.kubernetes is None:
+            raise ValueError("`engines` needs at least one engine, unless `kubernetes` finds them")
+        return self
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:

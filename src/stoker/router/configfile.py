@@ -60,9 +60,12 @@ def parse_config(
         raise ConfigError(f"{source}:1: expected `field: value` lines, found something else")
     data: dict[str, Any] = _Reader(source, environment).value(root)
     for place, value in (overrides or {}).items():
-        section, _, field = place.partition(".")
-        inner = data.setdefault(section, {})
-        if isinstance(inner, dict):  # anything else is refused below, with its line
+        *sections, field = place.split(".")
+        inner: Any = data
+        for section in sections:
+            # What is no section is refused below, with its line.
+            inner = inner.setdefault(section, {}) if isinstance(inner, dict) else None
+        if isinstance(inner, dict):
             inner[field] = value
     try:
         return Config.model_validate(data)

@@ -62,13 +62,17 @@ class Control:
                 "healthy": engine.health.healthy,
                 "reason": engine.health.reason or None,
                 "breaker": engine.breaker.state.value,
+                "draining": engine.draining,
                 "in_flight": engine.in_flight,
                 "models": list(engine.models),
             }
             for engine in dispatcher.fleet.engines.values()
         }
         status = "draining" if dispatcher.draining else "ok"
-        return Reply(200, msgspec.json.encode({"status": status, "engines": engines}))
+        told: dict[str, Any] = {"status": status, "engines": engines}
+        if dispatcher.pods is not None:
+            told["kubernetes"] = dispatcher.pods.report()
+        return Reply(200, msgspec.json.encode(told))
 
     def _ready(self) -> Reply:
         """200 when a request for any model would find an engine now."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine, Sequence
+from typing import TYPE_CHECKING
 
 from stoker.api.errors import ApiError, bad_request, from_exception, model_not_found, unavailable
 from stoker.errors import EngineOverloaded, StokerError
@@ -13,6 +14,7 @@ from stoker.router.config import Config
 from stoker.router.engines.handle import EngineHandle
 from stoker.router.exchange import Exchange
 from stoker.router.fleet import Fleet
+from stoker.router.kubernetes.discovery import Discovery
 from stoker.router.kv.tokens import ask_tokens
 from stoker.router.ledger.account import Account
 from stoker.router.ledger.ledger import Grant, Ledger
@@ -24,6 +26,9 @@ from stoker.router.retries import Backoff, RetryBudget
 from stoker.router.shared.link import RedisLink
 from stoker.router.upstream import Pool
 from stoker.router.wire import error_headers, own_headers
+
+if TYPE_CHECKING:
+    from stoker.router.tracing import RequestTrace, RouterTracer
 
 _TICK_S = 0.1
 
@@ -41,6 +46,8 @@ class Dispatcher:
         self.metrics = RouterMetrics()
         self.ledger = Ledger(config, clock=loop.time)
         self.redis: RedisLink | None = None
+        self.pods: Discovery | None = None
+        self.tracer: RouterTracer | None = None
         self.active: set[Exchange] = set()
         self.draining = False
         self._pools: dict[EngineHandle, Pool] = {}
@@ -69,9 +76,10 @@ class Dispatcher:
         """Go on with another configuration, its `engines` (`Fleet.prepare`), and another policy
         if one is given; requests under way are finished where they are. The engines that leave.
         """
+        if config.retries != self.config.retries:
+            self.budget = RetryBudget(config.retries.budget)
+            self.backoff = Backoff(config.retries)
         self.config = config
-        self.budget = RetryBudget(config.retries.budget)
-        self.backoff = Backoff(config.retries)
         self.ledger.reconfigure(config)
         if policy is not None:
             self.policy = policy
@@ -93,6 +101,7 @@ class Dispatcher:
     def submit(self, request: Request, responder: Responder) -> Exchange | None:
         """Take a request; its answer goes to `responder`. None if it was refused at once."""
         account: Account | None = None
+        trace = None if self.tracer is None else self.tracer.begin(request)
         try:
             if self.draining:
                 raise unavailable("This router is shutting down.", code="draining")
@@ -105,9 +114,9 @@ class Dispatcher:
             self.ledger.check(account, features, has_body=bool(request.body))
             grant = self.ledger.admit(account, features, self._serving(features))
         except StokerError as refused:
-            self._refuse(request, responder, from_exception(refused), account)
+            self._refuse(request, responder, from_exception(refused), account, trace)
             return None
-        exchange = Exchange(self, request, features, responder)
+        exchange = Exchange(self, request, features, responder, trace)
         exchange.grant = grant
         self.active.add(exchange)
         self.budget.pay_in()
@@ -137,9 +146,16 @@ class Dispatcher:
                 self._seek(exchange)
 
     def _refuse(
-        self, request: Request, responder: Responder, error: ApiError, account: Account | None
+        self,
+        request: Request,
+        responder: Responder,
+        error: ApiError,
+        account: Account | None,
+        trace: RequestTrace | None,
     ) -> None:
         """Answer a request that gets no further than the door."""
+        if trace is not None:
+            trace.end(error.status)
         code = error.info.code or error.info.type
         self.metrics.rejected["-", code] += 1
         if account is not None and error.status in (403, 429):
@@ -179,6 +195,11 @@ class Dispatcher:
     def _model_for(self, features: Features) -> str | None:
         asked = features.model
         model = self.fleet.resolve(asked)
+        if model is not None and self.fleet.expects(model, self.loop.time()):
+            return model
+        if not self.fleet.engines:
+            wait = self.config.health.interval
+            raise unavailable("No engine is here yet.", code="no_engine_yet", retry_after=wait)
         if model is None:
             if not features.is_json:
                 return None  # nothing names a model, so any engine may answer
@@ -200,7 +221,8 @@ class Dispatcher:
         return model
 
     def _check_backend(self, features: Features) -> None:
-        if features.backend is None or self._serving(features):
+        model, now = features.model or "", self.loop.time()
+        if features.backend is None or self._serving(features) or self.fleet.expects(model, now):
             return
         features.backend, asked = None, features.backend
         engines = self._serving(features)
@@ -255,8 +277,9 @@ class Dispatcher:
         limits = self.config.admission
         now = self.loop.time()
         engines = self._serving(features)
-        up = [engine for engine in engines if engine.health.healthy]
-        back_by = max((engine.down_since for engine in engines), default=now) + limits.max_wait
+        staying = [engine for engine in engines if not engine.draining]
+        up = [engine for engine in staying if engine.health.healthy]
+        back_by = max((engine.down_since for engine in staying), default=now) + limits.max_wait
         queue = self._queues.get(features.model)
         if not up and now >= back_by:
             self._no_engine(exchange)
@@ -287,7 +310,8 @@ class Dispatcher:
 
     def waited_too_long(self, exchange: Exchange) -> None:
         """`admission.max_wait` has passed."""
-        if any(engine.health.healthy for engine in self._serving(exchange.features)):
+        engines = self._serving(exchange.features)
+        if any(engine.health.healthy and not engine.draining for engine in engines):
             limit = self.config.admission.max_wait
             self._overloaded(exchange, f"No engine had room within {limit:g} s.")
         else:

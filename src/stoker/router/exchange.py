@@ -40,6 +40,7 @@ from stoker.router.wire import error_headers, own_headers
 
 if TYPE_CHECKING:
     from stoker.router.dispatcher import Dispatcher
+    from stoker.router.tracing import RequestTrace
 
 RETRYABLE = frozenset((408, 429, 500, 502, 503, 504))
 CLIENT_LEFT = 499
@@ -89,6 +90,7 @@ class Exchange:
         "_sent_at",
         "_submitted_at",
         "_timer",
+        "_trace",
         "_unreachable_until",
         "_was_stale",
         "deadline",
@@ -103,9 +105,15 @@ class Exchange:
     )
 
     def __init__(
-        self, dispatcher: Dispatcher, request: Request, features: Features, responder: Responder
+        self,
+        dispatcher: Dispatcher,
+        request: Request,
+        features: Features,
+        responder: Responder,
+        trace: RequestTrace | None = None,
     ) -> None:
         self._dispatcher = dispatcher
+        self._trace = trace
         self.request = request
         self.features = features
         self.responder = responder
@@ -151,6 +159,8 @@ class Exchange:
             self._dispatcher.metrics.queue_wait.observe(monotonic() - self._queued_at)
         features, now = self.features, self._dispatcher.loop.time()
         self._lease = engine.take(features.prompt_tokens, features.output_tokens, now)
+        if self._trace is not None:
+            self._trace.attempt(engine, features.model, reason)
         connection = self._dispatcher.pool(engine).idle()
         if connection is None:
             self._connect(engine)
@@ -182,10 +192,13 @@ class Exchange:
         self._sent_at = monotonic()
         with_key = self._dispatcher.keys_pass
         if self._client_fields is None:
-            self._client_fields = client_fields(request, with_key=with_key)
+            own_trace = self._trace is not None
+            self._client_fields = client_fields(request, with_key=with_key, own_trace=own_trace)
         self._filter = UsageFilter() if asks_usage(engine, self.features) else None
         body = request_body(engine, self.features, request.body)
         fields = self._client_fields
+        if self._trace is not None:
+            fields += self._trace.headers()
         head = request_head(engine, request, fields, len(body), with_key=with_key)
         connection.send(head, body, self)
 
@@ -321,6 +334,8 @@ class Exchange:
     def _attempt_failed(self, failure: UpstreamFailure) -> None:
         engine = self.engine
         assert engine is not None
+        if self._trace is not None:
+            self._trace.attempt_failed(str(failure))
         now = self._dispatcher.loop.time()
         engine.breaker.failed(now)
         if not failure.sent:
@@ -352,6 +367,8 @@ class Exchange:
     def _try_again(self, failure: UpstreamFailure) -> None:
         engine = self.engine
         assert engine is not None
+        if self._trace is not None:
+            self._trace.attempt_failed(str(failure))
         self._leave_engine()
         if engine not in self.failed_on:
             self.failed_on.append(engine)
@@ -466,6 +483,9 @@ class Exchange:
             self._timer = None
         self._leave_engine()
         self._dispatcher.finished(self)
+        if self._trace is not None:
+            first_byte = None if self._head is None else self._first_byte_at - self._sent_at
+            self._trace.end(status, first_byte=first_byte, usage=usage)
         if self.grant is not None:
             self._settle(self.grant, began, status, usage, engine)
 

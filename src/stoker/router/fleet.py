@@ -15,6 +15,7 @@ class Fleet:
         """`now`: the loop's clock; engines count as down from then on until a probe passes."""
         self.engines: dict[str, EngineHandle] = {}
         self._by_model: dict[str, tuple[EngineHandle, ...]] = {}
+        self._expected: dict[str, float] = {}
         self._config = config.model_copy(update={"engines": ()})
         self.replace(config, self.prepare(config, now))
 
@@ -71,6 +72,15 @@ class Fleet:
     def serving(self, model: str) -> tuple[EngineHandle, ...]:
         """The engines that serve a model, whatever their state."""
         return self._by_model.get(model, ())
+
+    def expect(self, models: Iterable[str], until: float) -> None:
+        """Engines of these models left, and others may come: requests may wait for them until
+        then, on the loop's clock."""
+        self._expected.update(dict.fromkeys(models, until))
+
+    def expects(self, model: str, now: float) -> bool:
+        """Whether a model that nobody serves may soon be served again."""
+        return self._expected.get(model, now) > now
 
     def set_models(self, engine: EngineHandle, models: Iterable[tuple[str, EngineModel]]) -> None:
         """Record what an engine says it serves."""

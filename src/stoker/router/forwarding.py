@@ -9,15 +9,19 @@ from stoker.router.wire import NOT_FORWARDED, NOT_RETURNED, end_to_end, join_hea
 
 _OURS = NOT_FORWARDED | {b"authorization", b"x-request-id"}
 _OURS_AND_KEY = _OURS | {b"x-api-key"}
+_TRACE = frozenset((b"traceparent", b"tracestate"))
 _BODILESS = frozenset((b"GET", b"DELETE"))
 
 
-def client_fields(request: Request, *, with_key: bool) -> bytes:
+def client_fields(request: Request, *, with_key: bool, own_trace: bool = False) -> bytes:
     """The fields that reach every engine the request is tried on, as they are written.
 
-    `with_key`: whether the client's key is meant for the engine, not for the router.
+    `with_key`: whether the client's key is meant for the engine, not for the router;
+    `own_trace`: whether the router says itself which trace the request is part of.
     """
     ours = _OURS if with_key else _OURS_AND_KEY
+    if own_trace:
+        ours |= _TRACE
     fields = end_to_end(request.headers, request.fields.get(b"connection"), ours)
     fields.append((b"x-request-id", request.id))
     return join_headers(fields)

@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 
 from stoker.router.batches.metrics import BatchMetrics
 from stoker.router.engines.breaker import BreakerState
+from stoker.router.kubernetes.discovery import Discovery, PodState
 from stoker.router.usage import Usage
 from stoker.telemetry.histogram import Histogram
 
@@ -144,6 +145,8 @@ class RouterCollector(Collector):
             text = "1 when Redis answers; otherwise limits hold for this router alone."
             up = float(dispatcher.redis.up)
             yield GaugeMetricFamily("stoker_router_redis_up", text, value=up)
+        if dispatcher.pods is not None:
+            yield from _pods(dispatcher.pods)
         engines = dispatcher.fleet.engines.values()
         now = dispatcher.loop.time()
         for name, text, values in (
@@ -172,6 +175,16 @@ class RouterCollector(Collector):
         registry = CollectorRegistry(auto_describe=False)
         registry.register(self)
         return generate_latest(registry)
+
+
+def _pods(pods: Discovery) -> Iterator[Metric]:
+    text = "1 when the API server tells which pods there are; otherwise the known ones go on."
+    yield GaugeMetricFamily("stoker_router_kubernetes_up", text, value=float(pods.connected))
+    family = GaugeMetricFamily("stoker_router_pods", "Pods that match.", labels=["state"])
+    counts = pods.count()
+    for state in PodState:
+        family.add_metric([state.value], counts[state])
+    yield family
 
 
 def _counter(

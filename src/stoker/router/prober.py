@@ -46,10 +46,10 @@ class _ModelList(msgspec.Struct):
     data: list[_Model]
 
 
-def _engine_model(own_name: str, card: _Model | None) -> EngineModel:
+def _engine_model(own_name: str, card: _Model | None, declared: int | None) -> EngineModel:
     if card is None:
-        return EngineModel(own_name)
-    return EngineModel(own_name, card.context, adapter=card.parent is not None)
+        return EngineModel(own_name, declared)
+    return EngineModel(own_name, declared or card.context, adapter=card.parent is not None)
 
 
 _models_decoder = msgspec.json.Decoder(_ModelList)
@@ -137,7 +137,11 @@ class Prober:
         if not names:
             raise UpstreamFailure("it serves no model")
         self._dispatcher.fleet.set_models(
-            engine, [(name, _engine_model(own, cards.get(own))) for name, own in names.items()]
+            engine,
+            [
+                (name, _engine_model(own, cards.get(own), engine.declared_context))
+                for name, own in names.items()
+            ],
         )
 
     async def _read_load(self, engine: EngineHandle) -> None:

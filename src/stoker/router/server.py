@@ -11,11 +11,16 @@ from stoker.api.errors import ApiError, internal_error, method_not_allowed
 from stoker.router import batch_route, xgen
 from stoker.router.batch_handler import BatchHandler
 from stoker.router.batches.routes import UPLOAD_PATH, FilesAndBatches, is_about_files
+from stoker.router.changes import FleetChanges
 from stoker.router.config import Config
 from stoker.router.control import Control
 from stoker.router.dispatcher import Dispatcher
 from stoker.router.downstream import ClientConnection, Work
 from stoker.router.engines.handle import EngineHandle
+from stoker.router.kubernetes.access import find_access
+from stoker.router.kubernetes.api import PodApi
+from stoker.router.kubernetes.asking import asker
+from stoker.router.kubernetes.discovery import Discovery
 from stoker.router.ledger import route as usage_route
 from stoker.router.ledger.keeper import Keeper
 from stoker.router.policies import POLICIES
@@ -26,6 +31,7 @@ from stoker.router.shared.limits import SharedLimits
 from stoker.router.shared.link import RedisLink
 from stoker.router.storage import open_database
 from stoker.router.wire import Headers, error_headers, own_headers
+from stoker.telemetry.tracing.export import open_tracing
 
 # What probes and scrapers ask, without a key.
 _OPEN_PATHS = frozenset((b"/health", b"/ready", b"/metrics"))
@@ -49,6 +55,8 @@ _POSTED = frozenset(
 log = logging.getLogger(__name__)
 
 _SWEEP_S = 1.0
+# How long the start waits for pods to be found and asked.
+_LOOK_S = 5.0
 _TELL_S = 0.1
 
 
@@ -68,7 +76,14 @@ class RouterServer:
         self._link = RedisLink(config.redis) if config.redis is not None else None
         self.dispatcher.redis = self._link
         self._services = xgen.PATHS | {batch_route.PATH, usage_route.PATH}
+        self._tracing = open_tracing(config.traces.endpoint, service="stoker-router")
+        if self._tracing is not None:
+            from stoker.router.tracing import RouterTracer
+
+            self.dispatcher.tracer = RouterTracer(self._tracing.tracer)
         self._prober = Prober(self.dispatcher)
+        self._changes = FleetChanges(config, self.dispatcher, self._prober, self._follow_caches)
+        self._discovery = self.dispatcher.pods = self._discover(config)
         self._tasks: list[asyncio.Task[None]] = []
         self._server: asyncio.Server | None = None
         self._managed: frozenset[str] = frozenset()
@@ -114,6 +129,11 @@ class RouterServer:
             self._tasks.append(self.loop.create_task(_tell(shared), name="shared limits"))
         self._tasks.append(self.loop.create_task(self._keeper.run(), name="ledger"))
         await self._prober.all_probed()
+        if self._discovery is not None:
+            self._discovery.start()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_S):
+                    await self._discovery.looked()
         self._files.start()
         self._server = await self.loop.create_server(
             lambda: ClientConnection(self),
@@ -135,17 +155,22 @@ class RouterServer:
             log.warning("storage.url changes only when the router is restarted")
         if self.config.redis != config.redis:
             log.warning("redis changes only when the router is restarted")
-        policy = POLICIES[new.policy]() if new.policy != old.policy else None
-        fleet = self.dispatcher.fleet
-        engines = fleet.prepare(config, self.loop.time())
-        known = fleet.engines.values()
-        probes = [self._prober.probe(one) for one in engines.values() if one not in known]
-        await asyncio.gather(*probes)
+        if self.config.kubernetes != config.kubernetes:
+            log.warning("kubernetes changes only when the router is restarted")
+        if self.config.traces != config.traces:
+            log.warning("traces.endpoint changes only when the router is restarted")
         self.config = config
-        gone = self.dispatcher.reconfigure(config, engines, policy)
-        self._prober.refresh()
-        self._follow_caches()
-        return gone
+        return await self._changes.reload(config)
+
+    def _discover(self, config: Config) -> Discovery | None:
+        """What follows pods, if that is configured. Raises `ConfigError`."""
+        settings = config.kubernetes
+        if settings is None:
+            return None
+        timeouts, health = config.timeouts, config.health
+        ask = asker(settings, connect_timeout=timeouts.connect, within=health.timeout)
+        api = PodApi(find_access(settings), settings.selector)
+        return Discovery(api, settings, ask=ask, set_fleet=self._changes.set_found)
 
     def _follow_caches(self) -> None:
         """For the policy that goes by it: keep up with what engines' KV caches hold."""
@@ -200,6 +225,8 @@ class RouterServer:
             async with asyncio.timeout(self.config.router.drain):
                 await self.dispatcher.idle()
         await self._files.stop()
+        if self._discovery is not None:
+            await self._discovery.stop()
         self.dispatcher.close()
         self._prober.stop()
         tasks = [*self._tasks, *self._followed.values()]
@@ -212,6 +239,8 @@ class RouterServer:
         await self.database.close()
         if self._link is not None:
             await self._link.close()
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.close)
 
     def handle(self, request: Request, connection: ClientConnection) -> Work | None:
         """Answer a request, or set going what will. A fault of ours is answered with a 500."""

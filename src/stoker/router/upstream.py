@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -230,9 +231,12 @@ class UpstreamConnection(asyncio.Protocol):
 class Pool:
     """An engine's connections: idle ones are used again, the last used first."""
 
-    def __init__(self, address: Address, *, connect_timeout: float) -> None:
+    def __init__(
+        self, address: Address, *, connect_timeout: float, tls: ssl.SSLContext | None = None
+    ) -> None:
+        """`tls`: whom to trust and what to show, where it is not the system's usual."""
         self._address = address
-        self._ssl = address.ssl_context()
+        self._ssl = tls or address.ssl_context()
         self._connect_timeout = connect_timeout
         self._idle: deque[UpstreamConnection] = deque()
         self._connecting: set[asyncio.Task[None]] = set()

@@ -70,16 +70,27 @@ def submit(
     try:
         for index, prompt in enumerate(prompts):
             request_id = answer_id if len(prompts) == 1 else f"{answer_id}-{index}"
-            streams.append(
-                model.engine.generate(
-                    prompt.token_ids, prompt.params, request_id=request_id, priority=priority
-                )
-            )
+            streams.append(_generate(model, request_id, prompt, priority))
     except BaseException:
         for stream in streams:
             model.engine.abort(stream.request_id)
         raise
     return streams
+
+
+def _generate(
+    model: ServedModel, request_id: str, prompt: EnginePrompt, priority: int
+) -> RequestStream:
+    if model.tracer is not None:
+        model.tracer.submitted(request_id, prompt.params)
+    try:
+        return model.engine.generate(
+            prompt.token_ids, prompt.params, request_id=request_id, priority=priority
+        )
+    except BaseException:
+        if model.tracer is not None:
+            model.tracer.refused(request_id)
+        raise
 
 
 async def finished_outputs(

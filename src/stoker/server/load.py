@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stoker.engine.async_engine import AsyncEngine
 from stoker.engine.config import EngineConfig
+from stoker.engine.engine import Engine
 from stoker.engine.factory import build_engine
 from stoker.engine.kv_events import KVEventListener
+from stoker.engine.stats import StepStats
 from stoker.errors import MemoryPlanError
 from stoker.model.bert import is_bert, open_bert
 from stoker.model.store import resolve
@@ -15,6 +18,10 @@ from stoker.model.tokenizer import Tokenizer
 from stoker.runner.encoder import EncoderRunner
 from stoker.server.state import ServedEncoder, ServedModel
 from stoker.telemetry.metrics import EngineMetrics
+from stoker.telemetry.tracing.export import Tracing
+
+if TYPE_CHECKING:
+    from stoker.telemetry.tracing.requests import RequestTracer
 
 
 def load_model(
@@ -24,11 +31,12 @@ def load_model(
     served_name: str,
     chat_template: str | None = None,
     kv_listener: KVEventListener | None = None,
+    tracing: Tracing | None = None,
 ) -> ServedModel | ServedEncoder:
     """Load a model and start its engine; an encoder has none.
 
     `served_name` labels its metrics; `chat_template` is Jinja text in place of the model's own;
-    `kv_listener` hears what the prefix cache holds.
+    `kv_listener` hears what the prefix cache holds; `tracing` gets a span for each request.
     Raises `ModelError`, `MemoryPlanError` or `TemplateError`.
     """
     path = resolve(model)
@@ -49,14 +57,35 @@ def load_model(
             "num_cpu_blocks": "0",
         },
     )
-    engine.step_listener = metrics.record
+    tracer = observe(engine, metrics, tracing, served_name)
     return ServedModel(
         engine=AsyncEngine(engine),
         tokenizer=loaded.tokenizer,
         template=loaded.template,
         max_model_len=engine.max_model_len,
         metrics=metrics,
+        tracer=tracer,
     )
+
+
+def observe(
+    engine: Engine, metrics: EngineMetrics, tracing: Tracing | None, served_name: str
+) -> RequestTracer | None:
+    """Have an engine's steps counted in `metrics`, and told of in spans where there is `tracing`;
+    then the tracer, to be told whose the requests are."""
+    if tracing is None:
+        engine.step_listener = metrics.record
+        return None
+    from stoker.telemetry.tracing.requests import RequestTracer
+
+    tracer = RequestTracer(tracing.tracer, served_name)
+
+    def record(step: StepStats) -> None:
+        metrics.record(step)
+        tracer.record(step)
+
+    engine.step_listener = record
+    return tracer
 
 
 def load_encoder(path: Path, max_model_len: int | None = None) -> ServedEncoder:

@@ -10,6 +10,7 @@ import logging
 import re
 import time
 import uuid
+from contextlib import AbstractContextManager, nullcontext
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -63,7 +64,8 @@ class Gate:
         try:
             self._check_key(scope, headers)
             limited = self._limit_body(headers, receive)
-            await self.app(scope, limited, send_with_id)
+            with self._trace(scope):
+                await self.app(scope, limited, send_with_id)
         except ApiError as error:
             if status:
                 raise
@@ -84,6 +86,13 @@ class Gate:
                     time.monotonic() - began,
                     extra={"request_id": request_id},
                 )
+
+    def _trace(self, scope: Scope) -> AbstractContextManager[None]:
+        """Within: what is generated belongs to the caller's trace, where traces are made."""
+        model = self.state.model
+        if model is None or model.tracer is None:
+            return nullcontext()
+        return model.tracer.calling(scope["headers"], scope["path"])
 
     def _check_key(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         if not self.keys.required or scope["path"] in OPEN_PATHS:

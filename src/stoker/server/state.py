@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 
@@ -17,6 +18,9 @@ from stoker.server.config import ServerConfig
 from stoker.server.responses.store import ResponseStore
 from stoker.telemetry.metrics import EngineMetrics
 
+if TYPE_CHECKING:
+    from stoker.telemetry.tracing.requests import RequestTracer
+
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
@@ -27,6 +31,7 @@ class ServedModel:
     template: ChatTemplate
     max_model_len: int
     metrics: EngineMetrics
+    tracer: RequestTracer | None = None
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property

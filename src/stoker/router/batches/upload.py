@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
@@ -22,6 +23,18 @@ _MAX_VALUE = 1024
 _MAX_FILENAME = 512
 # Pieces that wait for the database, at most, before no more is read from the client.
 _WAITING = 2
+
+
+@dataclass(frozen=True)
+class _Finish:
+    """All pieces have come, and the form is right."""
+
+    purpose: str
+    expires_after: int | None
+
+
+class _Abandoned(Exception):
+    pass
 
 
 class Upload:
@@ -56,8 +69,8 @@ class Upload:
         self._headers: dict[bytes, bytes] = {}
         self._size = 0
         self._whole = False
-        self._pieces: asyncio.Queue[bytes | None] = asyncio.Queue()
-        self._file_id: str | None = None
+        self._pieces: asyncio.Queue[bytes | _Finish | None] = asyncio.Queue()
+        self._abandoned = False
         self._parser = MultipartParser(
             boundary,
             {
@@ -91,11 +104,13 @@ class Upload:
             raise bad_request("The form ends before its last boundary.")
         if self._filename is None:
             raise bad_request("The form has no 'file'.", param="file")
-        self._pieces.put_nowait(None)
 
     def abandon(self) -> None:
+        """No file is to come of this. The writer is not cancelled but told: what it has handed
+        to the database would be written all the same."""
         self._hold_reading(False)
-        self._writing.cancel()
+        self._abandoned = True
+        self._pieces.put_nowait(None)
 
     # -- the file
 
@@ -116,21 +131,30 @@ class Upload:
         expires_after = asked.expires_after.seconds if asked.expires_after is not None else None
         if expires_after is None and asked.purpose == "batch":
             expires_after = KEPT_S
-        file_id = await self._writing
-        return await self._files.finish(file_id, self._size, asked.purpose, expires_after)
+        self._pieces.put_nowait(_Finish(asked.purpose, expires_after))
+        try:
+            return await asyncio.shield(self._writing)
+        except asyncio.CancelledError:
+            self.abandon()
+            raise
 
-    async def _write(self) -> str:
-        """Write pieces as they come; the file's id. Deletes what it wrote when it is cancelled."""
+    async def _write(self) -> File:
+        """Write pieces as they come; the file. Deletes what it wrote when the upload is
+        abandoned or the database fails."""
         await self._ready()
         file_id = None
         try:
             number = 0
             while True:
                 piece = await self._pieces.get()
+                if piece is None or self._abandoned:
+                    raise _Abandoned
                 if file_id is None:
                     file_id = await self._files.begin(self._filename or "", "", self._owner)
-                if piece is None:
-                    return file_id
+                if isinstance(piece, _Finish):
+                    return await self._files.finish(
+                        file_id, self._size, piece.purpose, piece.expires_after
+                    )
                 await self._files.append(file_id, number, piece)
                 number += 1
                 if self._pieces.qsize() < _WAITING:
@@ -203,7 +227,7 @@ class Upload:
         self._whole = True
 
 
-def _retrieve(writing: asyncio.Future[str]) -> None:
+def _retrieve(writing: asyncio.Future[File]) -> None:
     """The error, if any, is told to whoever asks for the file; nobody may."""
     if not writing.cancelled():
         writing.exception()

@@ -72,6 +72,7 @@ class EngineHandle:
         "authorization",
         "breaker",
         "capacity",
+        "declared_context",
         "declared_models",
         "down_since",
         "draining",
@@ -108,8 +109,10 @@ class EngineHandle:
         self.declared_models: Mapping[str, str] = dict(config.models)
         """The router's name for each model → the engine's own; empty: whatever it lists."""
         self.models: Mapping[str, EngineModel] = {
-            name: EngineModel(own) for name, own in config.models.items()
+            name: EngineModel(own, config.context) for name, own in config.models.items()
         }
+        self.declared_context = config.context
+        """Tokens that prompt and answer may have together, whatever the engine says."""
         self.gpu = config.runs_on_gpu
         self.speed = config.speed
         """Declared; see `meter` for what was measured."""
