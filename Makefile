@@ -36,10 +36,10 @@ types: $(VENV)/.dev
 unit: $(VENV)/.dev $(VENV)/judges/.http model
 	STOKER_JUDGES=$(abspath $(VENV))/judges $(BIN)/pytest -m "not conformance" $(PYTEST_FLAGS)
 
-conformance: $(VENV)/.dev $(JUDGES:%=$(VENV)/judges/.%) model  ## the long checks against programs we did not write
+conformance: $(VENV)/.dev $(JUDGES:%=$(VENV)/judges/.%) model  ## the long checks against programs we did not write (20 minutes)
 	STOKER_JUDGES=$(abspath $(VENV))/judges $(BIN)/pytest -m conformance $(PYTEST_FLAGS)
 
-soak: $(VENV)/.dev  ## 100 000 requests from 200 clients: counters and memory (five minutes)
+soak: $(VENV)/.dev  ## 100 000 requests from 200 clients: counters and memory (10 minutes)
 	STOKER_STORM_REQUESTS=100000 $(BIN)/pytest -s -m conformance tests/conformance/test_storm.py $(PYTEST_FLAGS)
 
 # For the environment that is active: builds incrementally and leaves the module in src/stoker.

@@ -7,7 +7,6 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -61,11 +60,11 @@ class Clients:
         return self.openai.post(f"{self.url}{path}", body=body, cast_to=object)
 
 
-@pytest.fixture
-def clients(tmp_path: Path) -> Iterator[Clients]:
+@pytest.fixture(scope="module")
+def clients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clients]:
     with (
         running() as engine,
-        routed(engine.url, tmp_path, drain=1) as (url, _),
+        routed(engine.url, tmp_path_factory.mktemp("router"), drain=1) as (url, _),
         ExitStack() as stack,
     ):
         yield Clients(url, stack)
