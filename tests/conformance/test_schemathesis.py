@@ -106,6 +106,8 @@ def judged(url: str, known: Known, directory: Path, examples: int, *flags: str) 
             # Not everything that a JSON schema allows has an answer: a prompt may be too long
             # for the context, a token id beyond the vocabulary.
             *("--exclude-checks", "positive_data_acceptance"),
+            # Nothing here measures time.
+            *("--suppress-health-check", "all", "--request-timeout", "60"),
         ],
         cwd=directory,
         capture_output=True,
