@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 MODEL ?= smollm2
 SERVE_FLAGS ?=
 PYTEST_FLAGS ?=
-JUDGES := http langchain lm_eval aiperf
+JUDGES := http langchain llamaindex lm_eval aiperf
 KERNEL_SOURCES := CMakeLists.txt $(shell find kernels -type f)
 
 .PHONY: help serve chat model test lint types unit conformance soak kernels clean
@@ -77,6 +77,7 @@ $(VENV)/.dev: $(VENV)/.installed
 # must not meet what we depend on, nor what the others do.
 JUDGE_http := "schemathesis>=4.32,<5" "llm-comply==0.5.*"
 JUDGE_langchain := "langchain-tests==1.1.*" "langchain-openai==1.7.*"
+JUDGE_llamaindex := "llama-index-llms-openai-like==0.8.*" "llama-index-embeddings-openai-like==0.4.*"
 JUDGE_lm_eval := "lm_eval[api]==0.4.13"
 JUDGE_aiperf := "aiperf==0.13.*"
 

@@ -107,6 +107,7 @@ async def serve(
     signal stops at once. SIGHUP reloads."""
     import signal
 
+    from stoker.cli.running import announced
     from stoker.router.managed.supervisor import Supervisor
     from stoker.router.server import RouterServer
 
@@ -123,10 +124,11 @@ async def serve(
         server.manage(supervisor.names(), supervisor.restart)
         await server.start()
         typer.echo(_banner(server))
-        reloading = asyncio.create_task(_reload(server, supervisor, reload, load))
-        await stop.wait()
-        reloading.cancel()
-        await _drain(server, stop)
+        with announced("router", server.url, tuple(server.dispatcher.fleet.names())):
+            reloading = asyncio.create_task(_reload(server, supervisor, reload, load))
+            await stop.wait()
+            reloading.cancel()
+            await _drain(server, stop)
     finally:
         await supervisor.stop()
 

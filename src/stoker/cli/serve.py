@@ -221,6 +221,7 @@ def serve(
 ) -> None:
     """Serve a model behind the OpenAI API until Ctrl+C."""
     began = time.perf_counter()
+    from stoker.cli.running import announced
     from stoker.engine.config import EngineConfig
     from stoker.server.config import ServerConfig
     from stoker.server.keys import KeyRing
@@ -305,12 +306,13 @@ def serve(
 
     url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
     try:
-        run(
-            create_app(server_config, keys, loading.result),
-            listener,
-            drain_timeout=drain_timeout,
-            on_ready=lambda: _greet(loading.result(), names[0], url, keys.required, began),
-        )
+        with announced("server", url, names):
+            run(
+                create_app(server_config, keys, loading.result),
+                listener,
+                drain_timeout=drain_timeout,
+                on_ready=lambda: _greet(loading.result(), names[0], url, keys.required, began),
+            )
     finally:
         if kv_events is not None:
             kv_events.close()

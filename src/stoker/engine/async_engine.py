@@ -58,6 +58,15 @@ class RequestStream:
         self._error: BaseException | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._finished = False
+        self._take: Callable[[RequestOutput], bool] | None = None
+
+    def offer_to(self, take: Callable[[RequestOutput], bool]) -> None:
+        """Give each output to `take` as soon as it comes, without waking the reader, who gets
+        what `take` refuses by returning False, what it raises, and the end.
+
+        It is called in the event loop, and not while the reader has yet to fetch an output.
+        """
+        self._take = take
 
     def __aiter__(self) -> RequestStream:
         return self
@@ -99,14 +108,29 @@ class RequestStream:
         self._abort()
 
     def _abort(self) -> None:
+        self._take = None
         if not self._finished:
             self._finished = True
             self._pending = None
             self._owner._discard(self.request_id)
 
     def _put(self, output: RequestOutput) -> None:
-        if self._finished:
+        if self._finished or self._error is not None:
             return
+        if self._take is not None and self._pending is None:
+            try:
+                taken = self._take(output)
+            except Exception as error:
+                # The request goes on until the reader, who sees the error, closes the stream.
+                self._error = error
+                self._finished = output.finished
+                self._wake()
+                return
+            if taken:
+                self._finished = output.finished
+                if output.finished:
+                    self._wake()
+                return
         if self._merge and self._pending is not None:
             self._pending.merge(output)
         else:

@@ -25,6 +25,7 @@ from stoker.engine.sampling_params import BeamSearchParams, SamplingParams
 from stoker.engine.scheduler import Schedule, Scheduler
 from stoker.engine.slots import SlotTable
 from stoker.engine.stats import EngineStats, StepStats
+from stoker.engine.step_timer import StepTimer
 from stoker.engine.structured import MaskPool
 from stoker.errors import ContextOverflow, EngineOverloaded, MemoryPlanError
 from stoker.model.tokenizer import Tokenizer
@@ -70,7 +71,8 @@ class Engine:
         self.slots = SlotTable(config.max_num_seqs, -(-self.max_model_len // cache.block_size))
         self.scheduler = Scheduler(config, self.pool, self.slots)
         self._admission = Admission(config, tokenizer, runner.spec.vocab_size, self.max_model_len)
-        self._processor = OutputProcessor(self.scheduler, tokenizer)
+        self.timer = StepTimer()
+        self._processor = OutputProcessor(self.scheduler, tokenizer, self.timer)
         self._masks = MaskPool(runner.spec.vocab_size)
         self._requests: dict[str, Request] = {}
         self._num_steps = 0
@@ -184,13 +186,26 @@ class Engine:
 
     def step(self) -> list[RequestOutput]:
         """Compute one batch. Returns what is new of each request, as its `output_kind` says."""
+        timer = self.timer
+        if timer.on:
+            timer.begin()
         schedule = self.scheduler.schedule(self._clock())
+        if timer.on:
+            timer.lap("schedule")
         if not schedule.sequences:
             return []
         built = build_batch(schedule, self.slots)
         if self._masks.is_busy:
             built.batch.before_sampling = self._masks.wait
-        return self.take_in(schedule, built, self.runner.run(built.batch))
+        if timer.on:
+            timer.lap("batch")
+        result = self.runner.run(built.batch)
+        if timer.on:
+            timer.lap_runner(result.timings, schedule.num_tokens)
+        outputs = self.take_in(schedule, built, result)
+        if timer.on:
+            timer.lap("output")
+        return outputs
 
     def take_in(
         self, schedule: Schedule, built: BuiltBatch, result: StepResult

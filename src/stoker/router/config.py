@@ -121,6 +121,7 @@ class RouterSection(_Section):
     policy: PolicyName = "auto"
     body_limit: ByteSize = ByteSize(32 * 1024 * 1024)
     drain: Seconds = 30.0
+    access_log: Annotated[str, Field(min_length=1)] | None = None
 
 
 class Speed(_Section):
@@ -137,21 +138,6 @@ class Price(_Section):
     cached_input_per_million: Money | None = None
     output_per_million: Money = 0.0
     per_hour: Money = 0.0
-
-    def of(
-        self, prompt_tokens: int, output_tokens: int, seconds: float, cached_tokens: int = 0
-    ) -> float:
-        """The price of so much work; `seconds` of the whole engine's time. `cached_tokens` of
-        the prompt had been computed before."""
-        cached_price = self.cached_input_per_million
-        if cached_price is None:
-            cached_price = self.input_per_million
-        return (
-            (prompt_tokens - cached_tokens) * self.input_per_million / 1e6
-            + cached_tokens * cached_price / 1e6
-            + output_tokens * self.output_per_million / 1e6
-            + seconds * self.per_hour / 3600
-        )
 
 
 class Supervision(_Section):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.metrics_core import Metric
@@ -66,9 +66,15 @@ class RouterMetrics:
         self.batches = BatchMetrics()
 
     def answered(
-        self, model: str, engine: str, status: int, first_byte_s: float, total_s: float
+        self,
+        model: str,
+        engine: str,
+        status: int,
+        first_byte_s: float,
+        total_s: float,
+        usage: Usage | None,
     ) -> None:
-        """An engine's answer has gone to the client, as far as it came."""
+        """An engine's answer has gone to the client, as far as it came; `usage` if it told."""
         self.requests[model, engine, status] += 1
         first_byte, latency = self.first_byte.get(engine), self.latency.get(engine)
         if first_byte is None or latency is None:
@@ -76,12 +82,11 @@ class RouterMetrics:
             latency = self.latency[engine] = Histogram(_LATENCY)
         first_byte.observe(first_byte_s)
         latency.observe(total_s)
-
-    def used(self, model: str, engine: str, usage: Usage) -> None:
-        """Token counts of an answer."""
-        self.prompt_tokens[model, engine] += usage.prompt_tokens
-        self.completion_tokens[model, engine] += usage.completion_tokens
-        self.cached_tokens[model, engine] += usage.cached_tokens
+        if usage is not None:
+            labels = (model, engine)
+            self.prompt_tokens[labels] += usage.prompt_tokens
+            self.completion_tokens[labels] += usage.completion_tokens
+            self.cached_tokens[labels] += usage.cached_tokens
 
 
 class RouterCollector(Collector):
@@ -171,8 +176,9 @@ class RouterCollector(Collector):
             yield GaugeMetricFamily(f"stoker_router_{name}", text, value=float(value))
 
     def exposition(self) -> bytes:
-        """The metrics in Prometheus' text format."""
+        """The metrics, and those of the process, in Prometheus' text format."""
         registry = CollectorRegistry(auto_describe=False)
+        ProcessCollector(registry=registry)
         registry.register(self)
         return generate_latest(registry)
 

@@ -6,7 +6,6 @@ import itertools
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
 
@@ -21,6 +20,7 @@ BYTES_PER_TOKEN = 4
 DEFAULT_MAX_TOKENS = 256
 """What a request without `max_tokens` is taken to generate, for weighing."""
 
+_MAX_REQUEST_ID = 128
 _STORED = b"/v1/responses/"
 _MULTIPART_MODEL = re.compile(rb'name="model"\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]{1,512})\r\n')
 
@@ -60,6 +60,22 @@ class BodySink(Protocol):
         """The rest of the body will never come."""
 
 
+class HeadMemo:
+    """What was worked out from a head, for all requests that have it."""
+
+    __slots__ = ("digest", "forwarded", "forwarded_with_key", "goes_to_engine")
+
+    def __init__(self) -> None:
+        self.digest: bytes | None = None
+        """SHA-256 of the key it brings; empty without one."""
+        self.forwarded: bytes | None = None
+        """The fields for engines, as they are written,"""
+        self.forwarded_with_key: bytes | None = None
+        """and where a client's key is meant for the engine."""
+        self.goes_to_engine = False
+        """Whether it is known to be for an engine, and not for a service of the router's own."""
+
+
 class Request:
     """One HTTP request, body and all. Field names are in lower case."""
 
@@ -70,6 +86,7 @@ class Request:
         "http11",
         "id",
         "keep_alive",
+        "memo",
         "method",
         "on_behalf_of",
         "path",
@@ -102,8 +119,34 @@ class Request:
         """Who has taken the body, where it was not gathered in `body`."""
         self.on_behalf_of: str | None = None
         """The name of the key it counts for, where the router itself makes it."""
+        self.memo = HeadMemo()
+
+    def again(self, body: bytes) -> Request:
+        """Another request with the same head."""
+        other = _new_request(Request)
+        other.method = self.method
+        other.target = self.target
+        other.path = self.path
+        other.headers = self.headers
+        other.fields = self.fields
+        other.body = body
+        other.http11 = self.http11
+        other.keep_alive = self.keep_alive
+        given = self.given_id if b"x-request-id" in self.fields else b""
+        other.id = given or new_request_id()
+        other.upload = None
+        other.on_behalf_of = None
+        other.memo = self.memo
+        return other
+
+    @property
+    def given_id(self) -> bytes:
+        """The client's own id for it; empty without a usable one."""
+        given = self.fields.get(b"x-request-id", b"")
+        return given if len(given) <= _MAX_REQUEST_ID and given.isascii() else b""
 
 
+_new_request = Request.__new__
 _NONE = msgspec.Raw()
 
 
@@ -145,8 +188,7 @@ _WRITES_NOTHING = frozenset((b"/v1/embeddings", b"/v1/rerank", b"/v1/score", b"/
 _WHERE = re.compile(r" - at `\$\.?([^`]*)`")
 
 
-@dataclass(slots=True)
-class Features:
+class Features(msgspec.Struct, eq=False):
     """What a policy may look at."""
 
     path: bytes
@@ -226,9 +268,9 @@ def read_features(request: Request) -> Features:
     session = fields.get(b"x-session-id")
     if session is not None:
         features.session = session.decode("latin-1")
-    backend = fields.get(b"x-stoker-backend", b"auto").decode("latin-1")
-    if backend != "auto":
-        features.backend = backend
+    backend = fields.get(b"x-stoker-backend")
+    if backend is not None and backend != b"auto":
+        features.backend = backend.decode("latin-1")
     features.caller = fields.get(b"authorization", b"").decode("latin-1")
     urgency = fields.get(b"x-stoker-urgency")
     if urgency is not None:
@@ -264,26 +306,26 @@ def read_features(request: Request) -> Features:
     if body.previous_response_id is not None:
         features.stored = True
     features.caller = features.caller or body.user or ""
-    features.max_tokens = _first(
-        body.max_tokens, body.max_completion_tokens, body.max_output_tokens
-    )
-    features.output_tokens = (
-        DEFAULT_MAX_TOKENS if features.max_tokens is None else features.max_tokens
-    )
+    most = _first(body.max_tokens, body.max_completion_tokens, body.max_output_tokens)
+    if most is not None:
+        features.max_tokens = features.output_tokens = most
     if request.path in _WRITES_NOTHING:
         features.output_tokens = 0
     if body.n is not _NONE and (n := bytes(body.n)).isdigit():
         features.answers = max(1, min(int(n[:6]), 1000))
     if features.stream and request.path in _STREAMS_CHUNKS:
         _read_stream_options(features, body.stream_options)
+    preamble = b""
     for part in (body.system, body.instructions, body.tools):
         if part is not _NONE:
-            features.preamble += bytes(part)
+            preamble += bytes(part)
+    features.preamble = preamble
+    prompt = b""
     for part in (body.messages, body.prompt, body.input):
         if part is not _NONE:
-            features.prompt = bytes(part)
+            features.prompt = prompt = bytes(part)
             break
-    features.prompt_tokens = (len(features.preamble) + len(features.prompt)) // BYTES_PER_TOKEN + 1
+    features.prompt_tokens = (len(preamble) + len(prompt)) // BYTES_PER_TOKEN + 1
     if body.tools is not _NONE:
         features.has_tools = bytes(body.tools) not in (b"null", b"[]")
     if body.response_format is not _NONE:

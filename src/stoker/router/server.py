@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Iterable
+from weakref import WeakValueDictionary
 
 from stoker.api.errors import ApiError, internal_error, method_not_allowed
 from stoker.router import batch_route, xgen
+from stoker.router.access_log import AccessLog
 from stoker.router.batch_handler import BatchHandler
 from stoker.router.batches.routes import UPLOAD_PATH, FilesAndBatches, is_about_files
 from stoker.router.changes import FleetChanges
@@ -17,6 +19,7 @@ from stoker.router.control import Control
 from stoker.router.dispatcher import Dispatcher
 from stoker.router.downstream import ClientConnection, Work
 from stoker.router.engines.handle import EngineHandle
+from stoker.router.heads import KnownHead
 from stoker.router.kubernetes.access import find_access
 from stoker.router.kubernetes.api import PodApi
 from stoker.router.kubernetes.asking import asker
@@ -64,8 +67,8 @@ class RouterServer:
     """One router: `start` it inside a running loop, `stop` it to drain and close."""
 
     def __init__(self, config: Config) -> None:
-        self.config = config
         self.loop = asyncio.get_running_loop()
+        self._use(config)
         self.dispatcher = Dispatcher(config, POLICIES[config.router.policy](), self.loop)
         self.database = open_database(config.storage.url)
         self.connections: set[ClientConnection] = set()
@@ -75,6 +78,8 @@ class RouterServer:
         self._keeper = Keeper(self.dispatcher.ledger, self.database, interval=config.usage.flush)
         self._link = RedisLink(config.redis) if config.redis is not None else None
         self.dispatcher.redis = self._link
+        self._heads: WeakValueDictionary[bytes, KnownHead[Request]] = WeakValueDictionary()
+        """Clients' heads: those with the same one share what is known of it."""
         self._services = xgen.PATHS | {batch_route.PATH, usage_route.PATH}
         self._tracing = open_tracing(config.traces.endpoint, service="stoker-router")
         if self._tracing is not None:
@@ -89,9 +94,25 @@ class RouterServer:
         self._managed: frozenset[str] = frozenset()
         self._followed: dict[EngineHandle, asyncio.Task[None]] = {}
 
+    def _use(self, config: Config) -> None:
+        """Go by this configuration. What every request asks for is kept beside it, because to
+        read a validated setting costs ten times as much as to read an attribute."""
+        self.config = config
+        self.body_limit: int = config.router.body_limit
+        self.client_request = config.timeouts.client_request
+        self.client_idle = config.timeouts.client_idle
+
     @property
     def draining(self) -> bool:
         return self.dispatcher.draining
+
+    def known_head(self, before: bytes, after: bytes, request: Request) -> KnownHead[Request]:
+        """The head of a request (`split_head`), to be known when it comes again."""
+        whole = b"%b\n%b" % (before, after)
+        known = self._heads.get(whole)
+        if known is None:
+            known = self._heads[whole] = KnownHead(before, after, request.again(b""))
+        return known
 
     @property
     def port(self) -> int:
@@ -119,6 +140,9 @@ class RouterServer:
     async def start(self) -> None:
         """Watch the engines and, once each has been probed, listen."""
         self._tasks.append(self.loop.create_task(self._sweep(), name="sweep"))
+        if self.config.router.access_log is not None:
+            access_log = self.dispatcher.access_log = AccessLog(self.config.router.access_log)
+            self._tasks.append(self.loop.create_task(access_log.run(), name="access log"))
         self._prober.start()
         self._follow_caches()
         await self._keeper.start()
@@ -155,11 +179,15 @@ class RouterServer:
             log.warning("storage.url changes only when the router is restarted")
         if self.config.redis != config.redis:
             log.warning("redis changes only when the router is restarted")
+        if old.access_log != new.access_log:
+            log.warning("router.access_log changes only when the router is restarted")
+        elif self.dispatcher.access_log is not None:
+            self.dispatcher.access_log.reopen()
         if self.config.kubernetes != config.kubernetes:
             log.warning("kubernetes changes only when the router is restarted")
         if self.config.traces != config.traces:
             log.warning("traces.endpoint changes only when the router is restarted")
-        self.config = config
+        self._use(config)
         return await self._changes.reload(config)
 
     def _discover(self, config: Config) -> Discovery | None:
@@ -235,6 +263,8 @@ class RouterServer:
         await asyncio.gather(*tasks, return_exceptions=True)
         for connection in list(self.connections):
             connection.close()
+        if self.dispatcher.access_log is not None:
+            self.dispatcher.access_log.close()
         await self._keeper.flush()
         await self.database.close()
         if self._link is not None:
@@ -253,6 +283,8 @@ class RouterServer:
             return None
 
     def _handle(self, request: Request, connection: ClientConnection) -> Work | None:
+        if request.memo.goes_to_engine:
+            return self.dispatcher.submit(request, connection)
         if request.path not in _OPEN_PATHS and self.dispatcher.ledger.required:
             try:
                 self.dispatcher.ledger.account_of(request)
@@ -271,6 +303,7 @@ class RouterServer:
             self._refuse(request, connection, method_not_allowed(method, path, "POST"))
             return None
         if request.path not in self._services:
+            request.memo.goes_to_engine = True
             return self.dispatcher.submit(request, connection)
         try:
             return self._serve(request, connection)

@@ -9,10 +9,11 @@ from urllib.parse import quote, urlsplit
 
 from stoker.errors import ConfigError
 from stoker.router.config import Breaker, EngineConfig, EngineKind, Health
-from stoker.router.engines.breaker import CircuitBreaker
+from stoker.router.engines.breaker import BreakerState, CircuitBreaker
 from stoker.router.engines.health import HealthState
 from stoker.router.engines.load import EngineLoad
 from stoker.router.engines.meter import Meter
+from stoker.router.engines.tariff import Tariff
 
 # After a failed connection an engine is chosen last, this long at first, doubling up to the limit.
 _SUSPECT_S = 0.1
@@ -88,6 +89,7 @@ class EngineHandle:
         "meter",
         "models",
         "name",
+        "name_bytes",
         "output_tokens_in_flight",
         "path_prefix",
         "price",
@@ -98,6 +100,7 @@ class EngineHandle:
 
     def __init__(self, config: EngineConfig, breaker: Breaker, health: Health) -> None:
         self.name = config.name
+        self.name_bytes = config.name.encode()
         self.kind: EngineKind = config.kind
         if config.url is None:
             raise ConfigError(f"engine {config.name}: no `url`; `stoker up` starts such engines")
@@ -116,7 +119,7 @@ class EngineHandle:
         self.gpu = config.runs_on_gpu
         self.speed = config.speed
         """Declared; see `meter` for what was measured."""
-        self.price = config.price
+        self.price = Tariff(config.price) if config.price is not None else None
         self.abilities = config.abilities
         """What it can do beyond text; None when nothing is declared, so anything may be."""
         self.ask_usage = config.ask_usage
@@ -149,7 +152,8 @@ class EngineHandle:
     @property
     def busy(self) -> float:
         """Load from 0 to 1: requests in flight against what the engine works on at once."""
-        return min(1.0, self.in_flight / self.capacity)
+        load = self.in_flight / self.capacity
+        return load if load < 1.0 else 1.0
 
     @property
     def decode_rate(self) -> float | None:
@@ -192,7 +196,7 @@ class EngineHandle:
             and not self.draining
             and self.hold_until <= now
             and self.suspect_until <= now
-            and self.breaker.allows(now)
+            and (self.breaker.state is BreakerState.CLOSED or self.breaker.allows(now))
         )
 
     def trusted(self, now: float) -> bool:

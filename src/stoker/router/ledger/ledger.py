@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterable
 from stoker.api.errors import ApiError, unauthorized
 from stoker.router.config import Config
 from stoker.router.engines.handle import EngineHandle
+from stoker.router.engines.tariff import Tariff
 from stoker.router.ledger.account import Account
 from stoker.router.ledger.book import Book, Outcome
-from stoker.router.ledger.keys import Keyring, presented
+from stoker.router.ledger.keys import Keyring, digest_of, presented
 from stoker.router.ledger.purse import DAY_S
 from stoker.router.ledger.refusals import (
     insufficient_quota,
-    limit_headers,
+    limit_lines,
     model_not_allowed,
     rate_limited,
 )
@@ -23,6 +24,7 @@ from stoker.router.request import Features, Request
 from stoker.router.shared.limits import Shared, SharedLimits
 from stoker.router.shared.link import RedisAway
 from stoker.router.usage import Usage
+from stoker.router.wire import WrittenHeaders
 
 
 class Grant:
@@ -73,7 +75,10 @@ class Ledger:
         if request.on_behalf_of is not None:
             account = self.keyring.account(request.on_behalf_of)
         elif self.required or len(self.keyring):
-            account = self.keyring.whose(presented(request.fields))
+            digest = request.memo.digest
+            if digest is None:
+                digest = request.memo.digest = digest_of(presented(request.fields))
+            account = self.keyring.with_digest(digest)
         else:
             return self.keyring.anonymous
         if account is not None:
@@ -84,7 +89,7 @@ class Ledger:
 
     def check(self, account: Account, features: Features, *, has_body: bool) -> None:
         """Raises `ApiError` (403) for a model that the key may not use."""
-        if account.limits.models is None or (features.model is None and not has_body):
+        if account.models is None or (features.model is None and not has_body):
             return
         if not account.may_use(features.model, features.asked_model):
             raise model_not_allowed(account, features.asked_model or features.model)
@@ -93,7 +98,7 @@ class Ledger:
         """Let a request in by this router's own count, or raise `ApiError` (429)."""
         cost = self.reserve_money(account, features, engines)
         grant = Grant(account, features.estimated_tokens, cost, self._clock())
-        if not self.asks_others(account):
+        if self.shared is None or not self.asks_others(account):
             self._take(grant)
         return grant
 
@@ -142,7 +147,13 @@ class Ledger:
         purse = account.purse
         if purse is None:
             return 0.0
-        cost = max((_estimate(engine, features) for engine in engines), default=0.0)
+        cost = 0.0
+        for engine in engines:
+            price = engine.price
+            if price is not None:
+                estimate = _estimate(engine, price, features)
+                if estimate > cost:
+                    cost = estimate
         refusal = purse.refusal(cost, self._wall_clock())
         if refusal is not None:
             raise insufficient_quota(account, *refusal)
@@ -167,14 +178,14 @@ class Ledger:
             purse.reserved = max(0.0, purse.reserved - grant.cost)
         grant.over = True
 
-    def headers(self, grant: Grant) -> list[tuple[bytes, bytes]]:
-        """What an answer says of its key's limits."""
-        account = grant.account
+    def limit_lines(self, grant: Grant) -> bytes:
+        """What an answer says of its key's limits, as it is written."""
+        account, shared = grant.account, grant.shared
         if account.requests is None and account.tokens is None:
-            return []
-        if grant.shared is not None:
-            return limit_headers(grant.shared.requests, grant.shared.tokens, grant.shared.now)
-        return limit_headers(account.requests, account.tokens, self._clock())
+            return b""
+        if shared is not None:
+            return limit_lines(shared.requests, shared.tokens, shared.now)
+        return limit_lines(account.requests, account.tokens, self._clock())
 
     # -- and out
 
@@ -201,9 +212,11 @@ class Ledger:
             cost = engine.price.of(
                 usage.prompt_tokens, usage.completion_tokens, seconds, usage.cached_tokens
             )
-        self.release(grant)
-        if account.purse is not None:
-            account.purse.fresh += cost
+        grant.over = True
+        purse = account.purse
+        if purse is not None:
+            purse.reserved = max(0.0, purse.reserved - grant.cost)
+            purse.fresh += cost
         if account.tokens is not None:
             took = usage.prompt_tokens + usage.completion_tokens
             account.tokens.correct(took - grant.tokens, grant.second, self._clock())
@@ -242,15 +255,15 @@ def over_limits(
     if tokens is not None:
         windows.append(("tokens", tokens, asked))
     error = rate_limited(account, windows, now)
-    for name, value in limit_headers(requests, tokens, now):
+    for name, value in WrittenHeaders(limit_lines(requests, tokens, now)):
         error.headers[name.decode()] = value.decode()
     return error
 
 
-def _estimate(engine: EngineHandle, features: Features) -> float:
+def _estimate(engine: EngineHandle, price: Tariff, features: Features) -> float:
     """What a request may cost on an engine: by its tokens, or by the time they would take it."""
-    if engine.price is None:
-        return 0.0
-    rate = engine.decode_rate
-    seconds = features.output_tokens / rate if rate else 0.0
-    return engine.price.of(features.prompt_tokens, features.output_tokens, seconds)
+    seconds = 0.0
+    if price.per_hour:
+        rate = engine.decode_rate
+        seconds = features.output_tokens / rate if rate else 0.0
+    return price.of(features.prompt_tokens, features.output_tokens, seconds)

@@ -24,9 +24,17 @@ def load_limit(engine: EngineHandle, engines: Sequence[EngineHandle]) -> int:
     """How many requests `engine` may have in flight, the next included: `BOUND` times its share
     of all that `engines` have, or what it does with ease (an eighth of its capacity), so that
     quiet engines keep their sessions. Shares follow capacities."""
-    in_flight = sum(one.in_flight for one in engines) + 1
-    share = engine.capacity / sum(one.capacity for one in engines)
+    in_flight, capacity = 1, 0
+    for one in engines:
+        in_flight += one.in_flight
+        capacity += one.capacity
+    share = engine.capacity / capacity
     return max(math.ceil(BOUND * in_flight * share), engine.capacity // 8)
+
+
+def has_room(engine: EngineHandle, engines: Sequence[EngineHandle]) -> bool:
+    """Whether `engine` is below its `load_limit`; the usual case, in few steps."""
+    return engine.in_flight < engine.capacity // 8 or engine.in_flight < load_limit(engine, engines)
 
 
 class Session(Policy):
@@ -53,7 +61,7 @@ class Session(Policy):
             engine = by_name.get(name)
             if engine is None:
                 continue
-            if engine.in_flight < load_limit(engine, engines):
+            if has_room(engine, engines):
                 if passed == 0:
                     return Decision(engine, "session: its engine")
                 return Decision(engine, f"session: {passed} before it on the ring have too much")
