@@ -95,7 +95,8 @@ class TestWhereTheModelFallsShort:
     suite = TestThroughChatOpenAI()
 
     def model(self, kind: type[ChatOpenAI]) -> ChatOpenAI:
-        return kind(**self.suite.chat_model_params)
+        # With another seed than above: with that one, a joke goes on to the limit of tokens.
+        return kind(**self.suite.chat_model_params | {"seed": 2})
 
     def test_agent_loop_with_the_call_asked_for(self) -> None:
         ChatModelIntegrationTests.test_agent_loop(self.suite, self.model(CallsTools))

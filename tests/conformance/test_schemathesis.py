@@ -21,6 +21,8 @@ from tests.conformance.serving import routed, serving
 from tests.server.test_drain import server
 from tests.server.test_embeddings import with_tokenizer
 
+KNOWN = 10
+"""Of each kind of thing, made before the requests begin."""
 Known = Mapping[str, Sequence[str]]
 """For a parameter of a path or a field of a body: values that stand for something."""
 
@@ -35,7 +37,7 @@ def letters(directory: Path) -> Iterator[tuple[str, Known]]:
 def behind_a_router(directory: Path) -> Iterator[tuple[str, Known]]:
     with server(delay=0, drain=1) as (engine, _), routed(engine, directory) as (url, _):
         files = []
-        for number in range(40):
+        for number in range(KNOWN):
             line = {"custom_id": "a", "method": "POST", "url": "/v1/completions"}
             text = json.dumps({**line, "body": {"model": "letters", "prompt": str(number)}})
             form = {"purpose": "batch"}
@@ -71,7 +73,7 @@ SERVED = {"server": letters, "router": behind_a_router, "encoder": encoder}
 
 def stored_responses(url: str) -> list[str]:
     body = {"model": "letters", "input": "abc", "background": True}
-    return [httpx.post(f"{url}/v1/responses", json=body).json()["id"] for _ in range(40)]
+    return [httpx.post(f"{url}/v1/responses", json=body).json()["id"] for _ in range(KNOWN)]
 
 
 def description(url: str, known: Known) -> dict[str, Any]:
@@ -129,4 +131,4 @@ def test_every_answer_is_as_described(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["server", "router"])
 def test_a_few_answers_are_as_described(kind: str, tmp_path: Path) -> None:
     with SERVED[kind](tmp_path) as (url, known):
-        judged(url, known, tmp_path, 3, "--phases", "fuzzing")
+        judged(url, known, tmp_path, 1, "--phases", "fuzzing")

@@ -324,7 +324,9 @@ class _Schemas:
         pairs += [(kind, "validation") for kind in sorted(asked, key=_name)]
         pairs += [(kind, "serialization") for kind in sorted(told, key=_name)]
         references, definitions = models_json_schema(pairs, ref_template=_REF + "{model}")
-        self._references: dict[tuple[type, str], Any] = {**references}
+        self._references: dict[tuple[object, str], Any] = {
+            (kind, mode): reference for (kind, mode), reference in references.items()
+        }
         self.components: dict[str, Any] = definitions.get("$defs", {})
         ordered = sorted(structs, key=_name)
         # The two libraries' types may have the same names.
