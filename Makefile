@@ -39,8 +39,10 @@ unit: $(VENV)/.dev $(VENV)/judges/.http model
 conformance: $(VENV)/.dev $(JUDGES:%=$(VENV)/judges/.%) model  ## the long checks against programs we did not write (20 minutes)
 	STOKER_JUDGES=$(abspath $(VENV))/judges $(BIN)/pytest -m conformance $(PYTEST_FLAGS)
 
-soak: $(VENV)/.dev  ## 100 000 requests from 200 clients: counters and memory (10 minutes)
+soak: $(VENV)/.dev  ## 100 000 requests from 200 clients, 20 000 while engines die (half an hour)
 	STOKER_STORM_REQUESTS=100000 $(BIN)/pytest -s -m conformance tests/conformance/test_storm.py $(PYTEST_FLAGS)
+	STOKER_CHAOS_REQUESTS=20000 $(BIN)/pytest tests/router/test_chaos.py $(PYTEST_FLAGS)
+	STOKER_CHAOS_REQUESTS=20000 $(BIN)/pytest -m conformance tests/conformance/test_chaos.py $(PYTEST_FLAGS)
 
 # For the environment that is active: builds incrementally and leaves the module in src/stoker.
 kernels:  ## rebuild the kernels in place, after a change in kernels/

@@ -24,6 +24,7 @@ from stoker.cli.running import announced
 from tests.cli import fleet
 from tests.cli.test_serve import checkpoint
 from tests.server.conftest import RunningServer, running, server
+from tests.telemetry.tracing.collector import collecting
 
 __all__ = ["checkpoint", "server"]  # fixtures
 
@@ -177,6 +178,15 @@ def test_top_where_nobody_answers(stoker: Run, url: str, message: str) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_what_is_no_such_server(stoker: Run) -> None:
+    with collecting() as other:
+        done = stoker("top", "--once", url=other.url)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "the server answered 501" in done.stderr
+        (one,) = json.loads(stoker("ps", "--json", "--url", other.url).stdout)
+        assert (one["state"], one["kind"]) == ("status 501", None)
 
 
 def test_a_reader_that_has_had_enough(server: RunningServer) -> None:

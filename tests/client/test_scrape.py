@@ -48,6 +48,11 @@ def test_a_page_that_is_none_is_refused(text: str) -> None:
         scrape(text)
 
 
+def test_a_bucket_without_a_bound_is_none() -> None:
+    text = 'seconds_bucket 3\nseconds_bucket{le="x"} 3\nseconds_bucket{le="+Inf"} 3\n'
+    assert scrape(text).buckets("seconds") == {math.inf: 3}
+
+
 def test_rates_and_percentiles_are_of_what_is_new() -> None:
     later = PAGE.replace('"a",engine="0"} 3', '"a",engine="0"} 13').replace(
         '"0",le="0.2"} 3', '"0",le="0.2"} 7'

@@ -74,6 +74,15 @@ def test_llama_cpp() -> None:
     assert (found.generation_tokens_per_s, found.prompt_tokens_per_s) == (20, 0)
 
 
+async def test_the_names_of_models_that_metrics_do_not_have() -> None:
+    async with FakeEngine("one", models=("a", "b"), kind="llama_cpp") as engine:
+        engine.metrics = "llamacpp:requests_processing 1\n"
+        async with ApiClient(engine.url) as client:
+            reading = await read(client)
+    found = vitals(reading, reading)
+    assert (found.models, found.running) == (("a", "b"), 1)
+
+
 def test_a_page_without_figures() -> None:
     with pytest.raises(ServerUnreachable, match="it is loading a model, makes embeddings only"):
         of_text("process_open_fds 3\n")
@@ -125,3 +134,14 @@ async def test_a_router_and_its_engines() -> None:
     ]
     assert found.uptime is not None
     assert 0 <= found.uptime <= time.time()
+
+
+async def test_a_router_that_wants_a_key_tells_what_it_tells_everybody() -> None:
+    one = FakeEngine("one")
+    one.metrics = "vllm:num_requests_running 3\n"
+    async with Fleet(one, require_key=True) as fleet, ApiClient(fleet.url) as client:
+        reading = await read(client)
+    found = vitals(reading, reading)
+    assert isinstance(found, RouterVitals)
+    (engine,) = found.engines
+    assert (engine.name, engine.in_flight, engine.running) == ("one", 0, None)

@@ -101,11 +101,14 @@ async def _row(url: str, server: Server | None, api_key: str | None) -> Row:
             figures = vitals(first, last)
         except (ServerUnreachable, ServerRefused):
             return replace(known, state=state)
+    is_router = isinstance(figures, RouterVitals)
     return replace(
         known,
         state=state,
-        kind=known.kind or ("router" if isinstance(figures, RouterVitals) else "server"),
-        models=known.models or figures.models,
+        kind="router" if is_router else "server",
+        # A router's come and go with its engines; the names of a server may be more than the one
+        # that labels its metrics.
+        models=figures.models if is_router else known.models or figures.models,
         uptime=known.uptime if known.uptime is not None else figures.uptime,
         running=figures.running,
         waiting=figures.waiting,

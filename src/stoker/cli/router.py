@@ -121,7 +121,7 @@ async def serve(
     loop.add_signal_handler(signal.SIGHUP, reload.set)
     supervisor.start(managed)
     try:
-        server.manage(supervisor.names(), supervisor.restart)
+        server.manage(supervisor.names(), supervisor.restart, supervisor.memory)
         await server.start()
         typer.echo(_banner(server))
         with announced("router", server.url, tuple(server.dispatcher.fleet.names())):
@@ -155,7 +155,7 @@ async def _reload(
                 leaving.add(task)
                 task.add_done_callback(leaving.discard)
         supervisor.start(one for one in managed if one.config.name not in supervisor.names())
-        server.manage(supervisor.names(), supervisor.restart)
+        server.manage(supervisor.names(), supervisor.restart, supervisor.memory)
         log.info("the configuration was reloaded")
 
 

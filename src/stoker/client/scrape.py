@@ -55,7 +55,10 @@ class Scrape:
         """A histogram's counts, cumulative, by upper bound; several of the name are added up."""
         buckets: dict[float, float] = {}
         for one, value in self.find([f"{name}_bucket" for name in names], **labels):
-            bound = float(one["le"])
+            try:
+                bound = float(one.get("le", ""))
+            except ValueError:  # no bucket, whatever its name
+                continue
             buckets[bound] = buckets.get(bound, 0.0) + value
         return dict(sorted(buckets.items()))
 

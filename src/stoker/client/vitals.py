@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from stoker.client.http import ApiClient, ServerUnreachable
@@ -17,6 +17,7 @@ from stoker.router.engines.load import parse_load
 
 _PROMPT = ("vllm:prompt_tokens_total", "llamacpp:prompt_tokens_total")
 _GENERATED = ("vllm:generation_tokens_total", "llamacpp:tokens_predicted_total")
+_RUNNING = "vllm:num_requests_running"
 _START = "process_start_time_seconds"
 _MEMORY = "process_resident_memory_bytes"
 
@@ -102,6 +103,8 @@ class Reading:
     """A router's engines, by name."""
     loads: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """What those said of themselves last, by name; empty where the router wants a key for it."""
+    models: tuple[str, ...] = ()
+    """An engine's, where its metrics have no names."""
 
     @property
     def is_router(self) -> bool:
@@ -118,7 +121,9 @@ async def read(client: ApiClient, *, within: float = 10.0) -> Reading:
     scrape = Scrape.parse(page.body.decode("utf-8", "replace"), time.monotonic())
     reading = Reading(scrape, time.time())
     if not reading.is_router:
-        return reading
+        return (
+            reading if _RUNNING in scrape.samples else await _with_models(reading, client, within)
+        )
     health = (await client.get("/health", within=within)).json()
     status = await client.get("/models/status", within=within)
     kinds = status.json() if status.status == 200 else {}
@@ -129,6 +134,16 @@ async def read(client: ApiClient, *, within: float = 10.0) -> Reading:
         for name, engine in kind.get("engines", {}).items()
     }
     return Reading(scrape, reading.wall, health.get("engines", {}), loads)
+
+
+async def _with_models(reading: Reading, client: ApiClient, within: float) -> Reading:
+    answer = await client.get("/v1/models", within=within)
+    if answer.status != 200:
+        return reading
+    listed = answer.json()
+    cards = listed.get("data") if isinstance(listed, dict) else None
+    names = [card.get("id") for card in cards or () if isinstance(card, dict)]
+    return replace(reading, models=tuple(name for name in names if isinstance(name, str)))
 
 
 def vitals(first: Reading, last: Reading) -> Vitals:
@@ -158,7 +173,7 @@ def _engine(span: Span, last: Reading) -> EngineVitals:
     preemptions = metrics.total("vllm:num_preemptions_total")
     known = load.num_blocks is not None and load.block_size is not None
     return EngineVitals(
-        models=tuple(metrics.labels("model_name", "vllm:num_requests_running")),
+        models=tuple(metrics.labels("model_name", _RUNNING)) or last.models,
         uptime=_uptime(last),
         memory_bytes=metrics.total(_MEMORY),
         running=load.running,

@@ -51,6 +51,10 @@ class KnownModel(BaseModel):
     own_name: str
     """What the engine calls it."""
     context: int | None
+    vocabulary: int | None
+    embedding_size: int | None
+    layers: int | None
+    size_gb: float | None
 
 
 class EngineMemory(BaseModel):
@@ -58,8 +62,10 @@ class EngineMemory(BaseModel):
     """From 0 to 1."""
     num_blocks: int | None
     block_size: int | None
-    running: int
-    waiting: int
+    allocated_gb: float | None
+    cached_gb: float | None
+    running: int | None
+    waiting: int | None
 
 
 class EngineStatus(BaseModel):
@@ -69,13 +75,16 @@ class EngineStatus(BaseModel):
     in_flight: int
     capacity: int
     tokens_per_second: float | None
-    model_info: dict[str, KnownModel]
     memory_stats: EngineMemory | None
+    model_info: dict[str, KnownModel]
 
 
 class KindStatus(BaseModel):
     available: bool
     load: float
+    memory_stats: EngineMemory | None
+    """Of the first engine that is available."""
+    model_info: dict[str, KnownModel] | None
     engines: dict[str, EngineStatus]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING
 
 from stoker.api.errors import ApiError, bad_request, from_exception, model_not_found, unavailable
@@ -47,6 +47,8 @@ class Dispatcher:
         self.metrics = RouterMetrics()
         self.ledger = Ledger(config, clock=loop.time)
         self.redis: RedisLink | None = None
+        self.memory_of: Callable[[str], int | None] = lambda name: None
+        """Bytes of memory that an engine has, by its name, where it runs under this router."""
         self.access_log: AccessLog | None = None
         self.pods: Discovery | None = None
         self.tracer: RouterTracer | None = None
@@ -263,7 +265,7 @@ class Dispatcher:
     def _send(self, exchange: Exchange, engines: Sequence[EngineHandle]) -> None:
         policy, metrics, features = self.policy, self.metrics, exchange.features
         engine, reason, known_tokens = policy.choose(features, engines)
-        exchange.send_to(engine, reason)
+        exchange.send_to(engine, reason, known_tokens)
         # Only now, while the engine already reads: what it costs to remember delays nobody.
         policy.placed(features, engine)
         metrics.decisions[policy.name, engine.name] += 1

@@ -7,7 +7,7 @@ would cost more than everything else here. The states, in order::
        ↑___________|_________|   (an attempt failed, and the client has not seen a byte)
 
 An answer that is not a stream is held until it is whole, and a stream's head until its first
-bytes, so that what breaks before is tried elsewhere and the client never knows.
+event, so that what breaks before is tried elsewhere and the client never knows.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from stoker.router.forwarding import (
     asks_usage,
     client_fields,
     content_length,
+    is_event_stream,
     request_body,
     request_head,
     returned_fields,
@@ -115,15 +116,18 @@ class Exchange:
 
     # -- to the engine
 
-    def send_to(self, engine: EngineHandle, reason: str) -> None:
-        """Send the request to the engine chosen."""
+    def send_to(self, engine: EngineHandle, reason: str, known_tokens: int) -> None:
+        """Send the request to the engine chosen, which need not read `known_tokens` of its
+        prompt."""
         self.engine = engine
         self.reason = reason
         dispatcher, features = self._dispatcher, self.features
         if self._queued_at is not None:
             dispatcher.metrics.queue_wait.observe(monotonic() - self._queued_at)
         now = dispatcher.loop.time()
-        self._lease = engine.take(features.prompt_tokens, features.output_tokens, now)
+        to_read = max(features.prompt_tokens - known_tokens, 1)
+        to_write = features.output_tokens * features.answers
+        self._lease = engine.take(to_read, to_write, now)
         if self._trace is not None:
             self._trace.attempt(engine, features.model, reason)
         connection = dispatcher.pool(engine).idle()
@@ -209,8 +213,17 @@ class Exchange:
                 self._try_again(self._discarding)
             return
         self._held = (*self._held, chunk)
-        if self._is_stream or self._held_bytes > _HOLD_LIMIT:
+        if self._held_bytes > _HOLD_LIMIT or (self._is_stream and self._has_event(chunk)):
             self._start_streaming()
+
+    def _has_event(self, chunk: bytes) -> bool:
+        """Whether what is held, of which `chunk` is the end, has a stream's first whole event."""
+        head = self._head
+        if b"\n\n" in chunk or head is None or not is_event_stream(head):
+            return True
+        if len(self._held) > 1:
+            chunk = b"".join(self._held)
+        return b"\n\n" in chunk or b"\r\n\r\n" in chunk
 
     def _start_streaming(self) -> None:
         head = self._head
@@ -483,6 +496,8 @@ class Exchange:
             outcome = Outcome.CANCELLED
         elif status >= 400:
             outcome = Outcome.FAILED
+        if engine is not None and engine.kind == "llama_cpp" and self.features.answers > 1:
+            usage = None  # it tells what the first of several answers took
         guessed = usage is None and engine is not None and self._computed(began, status)
         if guessed and engine is not None:
             usage = self._guess(began, engine)

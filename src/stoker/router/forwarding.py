@@ -89,6 +89,11 @@ def returned_fields(head: ResponseHead, *, with_limits: bool) -> bytes:
     return fields
 
 
+def is_event_stream(head: ResponseHead) -> bool:
+    """Whether the body is made of server-sent events."""
+    return head.fields.get(b"content-type", b"").startswith(b"text/event-stream")
+
+
 def content_length(head: ResponseHead) -> int | None:
     length = head.fields.get(b"content-length")
     return None if length is None else int(length)

@@ -174,6 +174,7 @@ class _Body(msgspec.Struct):
 
 _decoder = msgspec.json.Decoder(_Body, strict=False)
 _fields_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_list_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 class _StreamOptions(msgspec.Struct):
@@ -228,7 +229,7 @@ class Features(msgspec.Struct, eq=False):
     stream_options: bytes | None = None
     """Its `stream_options`, as JSON."""
     answers: int = 1
-    """How many answers to the prompt are wanted."""
+    """How many answers are wanted: to the prompt, or to all of a list of them."""
     block_hashes: list[int] | None = None
     """Chained hashes of the prompt's blocks, once a policy has asked for them."""
 
@@ -324,6 +325,8 @@ def read_features(request: Request) -> Features:
     for part in (body.messages, body.prompt, body.input):
         if part is not _NONE:
             features.prompt = prompt = bytes(part)
+            if prompt.startswith((b'["', b"[[")):
+                features.answers *= _items(prompt)
             break
     features.prompt_tokens = (len(preamble) + len(prompt)) // BYTES_PER_TOKEN + 1
     if body.tools is not _NONE:
@@ -333,6 +336,14 @@ def read_features(request: Request) -> Features:
     if body.structured_outputs is not _NONE:
         features.has_schema = bytes(body.structured_outputs) != b"null"
     return features
+
+
+def _items(prompt: bytes) -> int:
+    """How many prompts there are in a list of texts, or of lists."""
+    try:
+        return max(1, len(_list_decoder.decode(prompt)))
+    except msgspec.DecodeError:
+        return 1
 
 
 def _read_stream_options(features: Features, options: msgspec.Raw) -> None:

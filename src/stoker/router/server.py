@@ -222,9 +222,15 @@ class RouterServer:
                 name = f"KV events of {engine.name}"
                 self._followed[engine] = self.loop.create_task(follower.run(), name=name)
 
-    def manage(self, names: Iterable[str], restart: Callable[[str], None]) -> None:
+    def manage(
+        self,
+        names: Iterable[str],
+        restart: Callable[[str], None],
+        memory: Callable[[str], int | None],
+    ) -> None:
         """The engines of these names run here: call `restart` for one that was well and has
-        answered no probe for `supervision.hung` seconds."""
+        answered no probe for `supervision.hung` seconds; `memory` tells the bytes that one has."""
+        self.dispatcher.memory_of = memory
         if not self._managed:
             self._tasks.append(self.loop.create_task(self._watch_hung(restart), name="hung"))
         self._managed = frozenset(names)
@@ -303,6 +309,8 @@ class RouterServer:
             self._refuse(request, connection, method_not_allowed(method, path, "POST"))
             return None
         if request.path not in self._services:
+            if batch_route.GATHER in request.fields:
+                return self._gather(request, connection)
             request.memo.goes_to_engine = True
             return self.dispatcher.submit(request, connection)
         try:
@@ -310,6 +318,13 @@ class RouterServer:
         except ApiError as error:
             self._refuse(request, connection, error)
             return None
+
+    def _gather(self, request: Request, connection: ClientConnection) -> Work | None:
+        """Answer a request that may go to an engine together with others."""
+        fields = batch_route.gatherable(request)
+        if fields is None:
+            return self.dispatcher.submit(request, connection)
+        return batch_route.GatheredWork(request, fields, connection, self._batches)
 
     def sink_for(
         self, method: bytes, target: bytes, headers: Headers, hold_reading: Callable[[bool], None]

@@ -18,7 +18,7 @@ from stoker.cli.endpoint import ApiKey
 from stoker.errors import StokerError
 
 if TYPE_CHECKING:
-    from stoker.client import ApiClient, ServerUnreachable
+    from stoker.client import ApiClient
     from stoker.client.vitals import Reading, Vitals
 
 _WINDOW_S = 10.0
@@ -66,14 +66,14 @@ async def _watch(
 ) -> None:
     """Show what the server says, for ever or `once`. When it is gone, `away` hears why.
 
-    Raises `ServerUnreachable` when it was never there, or there is no `away`.
+    Raises `ServerUnreachable` or `ServerRefused` when it was never there, or there is no `away`.
     """
-    from stoker.client import ApiClient, ServerUnreachable
+    from stoker.client import ApiClient
 
     seen = False
     async with ApiClient(url, api_key=api_key) as client:
         async for found in _readings(client, interval):
-            if isinstance(found, ServerUnreachable):
+            if isinstance(found, StokerError):
                 if away is None or not seen:
                     raise found
                 away(str(found))
@@ -105,11 +105,9 @@ class _Found:
     """What rates and percentiles are of."""
 
 
-async def _readings(
-    client: ApiClient, interval: float
-) -> AsyncIterator[_Found | ServerUnreachable]:
+async def _readings(client: ApiClient, interval: float) -> AsyncIterator[_Found | StokerError]:
     """The figures after every interval, or why there are none."""
-    from stoker.client import ServerUnreachable
+    from stoker.client import ServerRefused, ServerUnreachable
     from stoker.client.vitals import read, vitals
 
     kept: deque[Reading] = deque()
@@ -125,7 +123,7 @@ async def _readings(
             kept.append(last)
             if first is not last:
                 yield _Found(figures, last.metrics.at - first.metrics.at)
-        except ServerUnreachable as error:
+        except (ServerUnreachable, ServerRefused) as error:
             kept.clear()
             yield error
         await asyncio.sleep(interval)

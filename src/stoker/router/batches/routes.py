@@ -21,7 +21,7 @@ from stoker.api.errors import (
     unavailable,
 )
 from stoker.errors import StokerError, StorageError
-from stoker.router.batches.files import FileStore
+from stoker.router.batches.files import FileStore, StorageLimits
 from stoker.router.batches.holder import holder_name
 from stoker.router.batches.objects import BatchRequest, Deleted, FilesQuery, ListQuery, page
 from stoker.router.batches.runner import BatchRunner
@@ -76,13 +76,14 @@ class FilesAndBatches:
         if self._dispatcher.draining:
             raise unavailable("This router is shutting down.", code="draining")
         content_type = request.fields.get(b"content-type", b"")
-        limit = self._dispatcher.config.batches.file_limit
+        limits = self._dispatcher.config.batches
         return Upload(
             content_type,
             owner,
             self._files,
             self._runner.ready,
-            limit=limit,
+            limit=limits.file_limit,
+            storage=StorageLimits(limits.storage_limit, limits.storage_limit_per_key),
             hold_reading=hold_reading,
         )
 

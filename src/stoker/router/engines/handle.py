@@ -54,6 +54,11 @@ class EngineModel:
     max_model_len: int | None = None
     adapter: bool = False
     """Whether it is a LoRA adapter on another model."""
+    vocabulary: int | None = None
+    embedding_size: int | None = None
+    layers: int | None = None
+    size_bytes: int | None = None
+    """Of its weights."""
 
 
 class EngineHandle:
@@ -135,7 +140,7 @@ class EngineHandle:
         self.draining = False
         self.in_flight = 0
         self.prompt_tokens_in_flight = 0
-        """Of prompts not yet answered with a first byte."""
+        """Of prompts not yet answered with a first byte, what must be read anew."""
         self.output_tokens_in_flight = 0
         """That requests in flight may still generate."""
         self.hold_until = float("-inf")
@@ -170,7 +175,8 @@ class EngineHandle:
         return served is None or served.max_model_len is None or tokens <= served.max_model_len
 
     def take(self, prompt_tokens: int, output_tokens: int, now: float) -> Lease:
-        """Count one request as in flight; token counts are estimates."""
+        """Count one request as in flight: tokens it has still to read and may write, as far as
+        can be told before."""
         if self.in_flight == 0:
             self.meter.work_began(now)
         self.share(now)

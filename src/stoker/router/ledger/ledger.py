@@ -147,6 +147,15 @@ class Ledger:
         purse = account.purse
         if purse is None:
             return 0.0
+        cost = self.estimate(features, engines)
+        refusal = purse.refusal(cost, self._wall_clock())
+        if refusal is not None:
+            raise insufficient_quota(account, *refusal)
+        purse.reserved += cost
+        return cost
+
+    def estimate(self, features: Features, engines: Iterable[EngineHandle]) -> float:
+        """What a request may cost on the dearest of `engines`."""
         cost = 0.0
         for engine in engines:
             price = engine.price
@@ -154,10 +163,6 @@ class Ledger:
                 estimate = _estimate(engine, price, features)
                 if estimate > cost:
                     cost = estimate
-        refusal = purse.refusal(cost, self._wall_clock())
-        if refusal is not None:
-            raise insufficient_quota(account, *refusal)
-        purse.reserved += cost
         return cost
 
     def _over(
@@ -262,8 +267,9 @@ def over_limits(
 
 def _estimate(engine: EngineHandle, price: Tariff, features: Features) -> float:
     """What a request may cost on an engine: by its tokens, or by the time they would take it."""
+    written = features.output_tokens * features.answers
     seconds = 0.0
     if price.per_hour:
         rate = engine.decode_rate
-        seconds = features.output_tokens / rate if rate else 0.0
-    return price.of(features.prompt_tokens, features.output_tokens, seconds)
+        seconds = written / rate if rate else 0.0
+    return price.of(features.prompt_tokens, written, seconds)

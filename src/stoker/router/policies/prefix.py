@@ -18,7 +18,7 @@ class Prefix(Policy):
     name = "prefix"
 
     def __init__(self, index: PrefixIndex | None = None) -> None:
-        self._index = index or PrefixIndex()
+        self._index = PrefixIndex() if index is None else index
         self._by_load = LeastWork()
 
     def choose(self, features: Features, engines: Sequence[EngineHandle]) -> Decision:
