@@ -204,7 +204,7 @@ class Engine:
             timer.lap_runner(result.timings, schedule.num_tokens)
         outputs = self.take_in(schedule, built, result)
         if timer.on:
-            timer.lap("output")
+            timer.lap("results")
         return outputs
 
     def take_in(
