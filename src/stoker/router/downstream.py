@@ -107,7 +107,7 @@ class ClientConnection(asyncio.Protocol):
         known = self._known
         if known is not None and not self._in_request:
             found = known.body_of(data)
-            if found is not None and self._take(known.meaning, data, *found):
+            if found is not None and self._take(known.meaning, data, found[0], found[1]):
                 return
         # The request that all of `data` belongs to, if it belongs to one.
         whole = self._begun if self._in_request else self._begun + 1

@@ -9,7 +9,7 @@ from urllib.parse import quote, urlsplit
 
 from stoker.errors import ConfigError
 from stoker.router.config import Breaker, EngineConfig, EngineKind, Health
-from stoker.router.engines.breaker import BreakerState, CircuitBreaker
+from stoker.router.engines.breaker import CircuitBreaker
 from stoker.router.engines.health import HealthState
 from stoker.router.engines.load import EngineLoad
 from stoker.router.engines.meter import Meter
@@ -202,7 +202,7 @@ class EngineHandle:
             and not self.draining
             and self.hold_until <= now
             and self.suspect_until <= now
-            and (self.breaker.state is BreakerState.CLOSED or self.breaker.allows(now))
+            and self.breaker.allows(now)
         )
 
     def trusted(self, now: float) -> bool:

@@ -77,14 +77,21 @@ class PrefixIndex:
             left |= bit
         if not left:
             return depths
-        blocks = self._blocks
-        for depth, block in enumerate(block_hashes(features), 1):
-            left &= blocks.get(block, 0)
-            if not left:
-                break
-            for number, bit in enumerate(bits):
-                if left & bit:
-                    depths[number] = depth
+        blocks, depth = self._blocks, 0
+        for block in block_hashes(features):
+            still = left & blocks.get(block, 0)
+            if still != left:
+                lost = left ^ still
+                for number, bit in enumerate(bits):
+                    if lost & bit:
+                        depths[number] = depth
+                if not still:
+                    return depths
+                left = still
+            depth += 1
+        for number, bit in enumerate(bits):
+            if left & bit:
+                depths[number] = depth
         return depths
 
     def add(self, features: Features, engine: EngineHandle) -> None:
