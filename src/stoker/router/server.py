@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Iterable
 from weakref import WeakValueDictionary
 
-from stoker.api.errors import ApiError, method_not_allowed
+from stoker.api.errors import ApiError, internal_error, method_not_allowed
 from stoker.router import batch_route, xgen
 from stoker.router.access_log import AccessLog
 from stoker.router.batch_handler import BatchHandler
@@ -38,6 +38,22 @@ from stoker.telemetry.tracing.export import open_tracing
 
 # What probes and scrapers ask, without a key.
 _OPEN_PATHS = frozenset((b"/health", b"/ready", b"/metrics"))
+
+# Engines' routes that take nothing but a body; and a browser's question whether it may send one.
+_POSTED = frozenset(
+    (
+        b"/v1/chat/completions",
+        b"/v1/chat/completions/batch",
+        b"/v1/completions",
+        b"/v1/embeddings",
+        b"/v1/responses",
+        b"/v1/responses/input_tokens",
+        b"/v1/messages",
+        b"/v1/messages/count_tokens",
+        b"/tokenize",
+        b"/detokenize",
+    )
+)
 
 log = logging.getLogger(__name__)
 
@@ -263,7 +279,16 @@ class RouterServer:
             await asyncio.to_thread(self._tracing.close)
 
     def handle(self, request: Request, connection: ClientConnection) -> Work | None:
-        """Answer a request, or set going what will."""
+        """Answer a request, or set going what will. A fault of ours is answered with a 500."""
+        try:
+            return self._handle(request, connection)
+        except Exception:
+            name = request.id.decode("latin-1")
+            log.exception("request %s", name)
+            self._refuse(request, connection, internal_error(name))
+            return None
+
+    def _handle(self, request: Request, connection: ClientConnection) -> Work | None:
         if request.memo.goes_to_engine:
             return self.dispatcher.submit(request, connection)
         if request.path not in _OPEN_PATHS and self.dispatcher.ledger.required:
@@ -274,14 +299,15 @@ class RouterServer:
                 return None
         reply = self._control.answer(request)
         if reply is not None:
-            headers = [
-                reply.content_type,
-                *own_headers(request.id, "answered by the router"),
-            ]
+            headers = [*reply.headers, *own_headers(request.id, "answered by the router")]
             connection.respond(reply.status, headers, reply.body)
             return None
         if is_about_files(request.path):
             return self._files.serve(request, connection)
+        if request.path in _POSTED and request.method not in (b"POST", b"OPTIONS"):
+            method, path = request.method.decode(), request.path.decode()
+            self._refuse(request, connection, method_not_allowed(method, path, "POST"))
+            return None
         if request.path not in self._services:
             if batch_route.GATHER in request.fields:
                 return self._gather(request, connection)
