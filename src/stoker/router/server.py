@@ -25,8 +25,10 @@ from stoker.router.ledger import route as usage_route
 from stoker.router.ledger.keeper import Keeper
 from stoker.router.policies import POLICIES
 from stoker.router.policies.kv import Kv
+from stoker.router.policies.session import Session
 from stoker.router.prober import Prober
 from stoker.router.request import BodySink, Request
+from stoker.router.shared.fleet import SharedFleet
 from stoker.router.shared.limits import SharedLimits
 from stoker.router.shared.link import RedisLink
 from stoker.router.storage import open_database
@@ -59,6 +61,12 @@ class RouterServer:
         self._keeper = Keeper(self.dispatcher.ledger, self.database, interval=config.usage.flush)
         self._link = RedisLink(config.redis) if config.redis is not None else None
         self.dispatcher.redis = self._link
+        self._shared: SharedFleet | None = None
+        if self._link is not None:
+            dispatcher = self.dispatcher
+            self._shared = SharedFleet(
+                self._link, lambda: dispatcher.fleet.engines, dispatcher.serve_queues
+            )
         self._services = xgen.PATHS | {batch_route.PATH, usage_route.PATH}
         self._tracing = open_tracing(config.traces.endpoint, service="stoker-router")
         if self._tracing is not None:
@@ -66,7 +74,7 @@ class RouterServer:
 
             self.dispatcher.tracer = RouterTracer(self._tracing.tracer)
         self._prober = Prober(self.dispatcher)
-        self._changes = FleetChanges(config, self.dispatcher, self._prober, self._follow_caches)
+        self._changes = FleetChanges(config, self.dispatcher, self._prober, self._changed)
         self._discovery = self.dispatcher.pods = self._discover(config)
         self._tasks: list[asyncio.Task[None]] = []
         self._server: asyncio.Server | None = None
@@ -104,13 +112,16 @@ class RouterServer:
         """Watch the engines and, once each has been probed, listen."""
         self._tasks.append(self.loop.create_task(self._sweep(), name="sweep"))
         self._prober.start()
-        self._follow_caches()
+        self._changed()
         await self._keeper.start()
         if self._link is not None:
             await self._link.look()
             shared = self.dispatcher.ledger.shared = SharedLimits(self._link)
             self._tasks.append(self.loop.create_task(self._link.watch(), name="redis"))
             self._tasks.append(self.loop.create_task(_tell(shared), name="shared limits"))
+        if self._shared is not None:
+            await self._shared.exchange()
+            self._tasks.append(self.loop.create_task(self._shared.run(), name="shared fleet"))
         self._tasks.append(self.loop.create_task(self._keeper.run(), name="ledger"))
         await self._prober.all_probed()
         if self._discovery is not None:
@@ -155,6 +166,13 @@ class RouterServer:
         ask = asker(settings, connect_timeout=timeouts.connect, within=health.timeout)
         api = PodApi(find_access(settings), settings.selector)
         return Discovery(api, settings, ask=ask, set_fleet=self._changes.set_found)
+
+    def _changed(self) -> None:
+        """The fleet or the policy may be another: give it what it goes by."""
+        policy = self.dispatcher.policy
+        if self._shared is not None and isinstance(policy, Session):
+            policy.moves = self._shared.moves
+        self._follow_caches()
 
     def _follow_caches(self) -> None:
         """For the policy that goes by it: keep up with what engines' KV caches hold."""
@@ -221,6 +239,8 @@ class RouterServer:
             connection.close()
         await self._keeper.flush()
         await self.database.close()
+        if self._shared is not None:
+            await self._shared.leave()
         if self._link is not None:
             await self._link.close()
         if self._tracing is not None:

@@ -55,6 +55,20 @@ class EngineModel:
     """Whether it is a LoRA adapter on another model."""
 
 
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """What other routers have at an engine, as far as they told."""
+
+    routers: int = 1
+    """How many there are, this one included."""
+    in_flight: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+
+
+ALONE = Elsewhere()
+
+
 class EngineHandle:
     """One engine: what it serves, how it is, and what the router has given it.
 
@@ -76,6 +90,7 @@ class EngineHandle:
         "declared_models",
         "down_since",
         "draining",
+        "elsewhere",
         "gpu",
         "health",
         "hold_until",
@@ -130,7 +145,9 @@ class EngineHandle:
         self.health = HealthState(health)
         self.load: EngineLoad | None = None
         self.draining = False
+        self.elsewhere = ALONE
         self.in_flight = 0
+        """This router's requests."""
         self.prompt_tokens_in_flight = 0
         """Of prompts not yet answered with a first byte."""
         self.output_tokens_in_flight = 0
@@ -149,7 +166,22 @@ class EngineHandle:
     @property
     def busy(self) -> float:
         """Load from 0 to 1: requests in flight against what the engine works on at once."""
-        return min(1.0, self.in_flight / self.capacity)
+        return min(1.0, self.in_flight_everywhere / self.capacity)
+
+    @property
+    def in_flight_everywhere(self) -> int:
+        """This router's requests and the others'."""
+        return self.in_flight + self.elsewhere.in_flight
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it can take one more. A router may always use its share of the capacity: what
+        others have is known a moment late, and must not keep it out for good."""
+        elsewhere, capacity = self.elsewhere, self.capacity
+        if elsewhere is ALONE:
+            return self.in_flight < capacity
+        share = max(1, capacity // elsewhere.routers)
+        return self.in_flight < share or self.in_flight + elsewhere.in_flight < capacity
 
     @property
     def decode_rate(self) -> float | None:
@@ -187,7 +219,7 @@ class EngineHandle:
     def ready(self, now: float) -> bool:
         """Usable, trusted and with room: the usual case, in one call."""
         return (
-            self.in_flight < self.capacity
+            self.has_room
             and self.health.healthy
             and not self.draining
             and self.hold_until <= now

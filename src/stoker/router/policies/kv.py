@@ -34,7 +34,9 @@ class Kv(Cost):
         prompt = len(features.tokens) if features.tokens else features.prompt_tokens
         best, most = None, 0
         for engine, known in zip(engines, self.cached(features, engines), strict=True):
-            if known < _ENOUGH * prompt or engine.in_flight >= load_limit(engine, engines):
+            if known < _ENOUGH * prompt:
+                continue
+            if engine.in_flight_everywhere >= load_limit(engine, engines):
                 continue
             if best is None or (known, -engine.busy) > (most, -best.busy):
                 best, most = engine, known

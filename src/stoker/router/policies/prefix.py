@@ -26,7 +26,7 @@ class Prefix(Policy):
         for engine, blocks in zip(engines, self._index.match(features, engines), strict=True):
             if blocks == 0:
                 continue
-            if engine.in_flight >= load_limit(engine, engines):
+            if engine.in_flight_everywhere >= load_limit(engine, engines):
                 crowded += 1
             elif best is None or (blocks, -engine.busy) > (known, -best.busy):
                 best, known = engine, blocks
