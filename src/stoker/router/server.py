@@ -61,10 +61,10 @@ class RouterServer:
         self._keeper = Keeper(self.dispatcher.ledger, self.database, interval=config.usage.flush)
         self._link = RedisLink(config.redis) if config.redis is not None else None
         self.dispatcher.redis = self._link
-        self._shared: SharedFleet | None = None
+        self.shared: SharedFleet | None = None
         if self._link is not None:
             dispatcher = self.dispatcher
-            self._shared = SharedFleet(
+            self.shared = SharedFleet(
                 self._link, lambda: dispatcher.fleet.engines, dispatcher.serve_queues
             )
         self._services = xgen.PATHS | {batch_route.PATH, usage_route.PATH}
@@ -119,9 +119,9 @@ class RouterServer:
             shared = self.dispatcher.ledger.shared = SharedLimits(self._link)
             self._tasks.append(self.loop.create_task(self._link.watch(), name="redis"))
             self._tasks.append(self.loop.create_task(_tell(shared), name="shared limits"))
-        if self._shared is not None:
-            await self._shared.exchange()
-            self._tasks.append(self.loop.create_task(self._shared.run(), name="shared fleet"))
+        if self.shared is not None:
+            await self.shared.exchange()
+            self._tasks.append(self.loop.create_task(self.shared.run(), name="shared fleet"))
         self._tasks.append(self.loop.create_task(self._keeper.run(), name="ledger"))
         await self._prober.all_probed()
         if self._discovery is not None:
@@ -170,8 +170,8 @@ class RouterServer:
     def _changed(self) -> None:
         """The fleet or the policy may be another: give it what it goes by."""
         policy = self.dispatcher.policy
-        if self._shared is not None and isinstance(policy, Session):
-            policy.moves = self._shared.moves
+        if self.shared is not None and isinstance(policy, Session):
+            policy.moves = self.shared.moves
         self._follow_caches()
 
     def _follow_caches(self) -> None:
@@ -239,8 +239,8 @@ class RouterServer:
             connection.close()
         await self._keeper.flush()
         await self.database.close()
-        if self._shared is not None:
-            await self._shared.leave()
+        if self.shared is not None:
+            await self.shared.leave()
         if self._link is not None:
             await self._link.close()
         if self._tracing is not None:
