@@ -19,7 +19,7 @@ AUTH = {"authorization": f"Bearer {KEY}"}
 
 def replica(redis: RedisServer, name: str, **limits: Any) -> Fleet:
     keys = [{"name": "alice", "hash": hash_of(KEY), **limits}]
-    return Fleet(FakeEngine(name), keys=keys, redis={"url": redis.url})
+    return Fleet(FakeEngine(name), keys=keys, redis={"url": redis.url, "timeout": 10})
 
 
 async def up(*fleets: Fleet) -> None:
