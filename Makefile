@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 MODEL ?= smollm2
 SERVE_FLAGS ?=
 PYTEST_FLAGS ?=
-JUDGES := http langchain lm_eval aiperf
+JUDGES := http langchain llamaindex lm_eval aiperf
 KERNEL_SOURCES := CMakeLists.txt $(shell find kernels -type f)
 
 .PHONY: help serve chat model test lint types unit conformance soak kernels clean
@@ -33,14 +33,16 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
-unit: $(VENV)/.dev model
-	$(BIN)/pytest -m "not conformance" $(PYTEST_FLAGS)
+unit: $(VENV)/.dev $(VENV)/judges/.http model
+	STOKER_JUDGES=$(abspath $(VENV))/judges $(BIN)/pytest -m "not conformance" $(PYTEST_FLAGS)
 
-conformance: $(VENV)/.dev $(JUDGES:%=$(VENV)/judges/.%) model  ## the long checks against programs we did not write
+conformance: $(VENV)/.dev $(JUDGES:%=$(VENV)/judges/.%) model  ## the long checks against programs we did not write (20 minutes)
 	STOKER_JUDGES=$(abspath $(VENV))/judges $(BIN)/pytest -m conformance $(PYTEST_FLAGS)
 
-soak: $(VENV)/.dev  ## 100 000 requests from 200 clients: counters and memory (half an hour)
-	STOKER_STORM_REQUESTS=100000 $(BIN)/pytest -m conformance tests/conformance/test_storm.py $(PYTEST_FLAGS)
+soak: $(VENV)/.dev  ## 100 000 requests from 200 clients, 20 000 while engines die (half an hour)
+	STOKER_STORM_REQUESTS=100000 $(BIN)/pytest -s -m conformance tests/conformance/test_storm.py $(PYTEST_FLAGS)
+	STOKER_CHAOS_REQUESTS=20000 $(BIN)/pytest tests/router/test_chaos.py $(PYTEST_FLAGS)
+	STOKER_CHAOS_REQUESTS=20000 $(BIN)/pytest -m conformance tests/conformance/test_chaos.py $(PYTEST_FLAGS)
 
 # For the environment that is active: builds incrementally and leaves the module in src/stoker.
 kernels:  ## rebuild the kernels in place, after a change in kernels/
@@ -77,6 +79,7 @@ $(VENV)/.dev: $(VENV)/.installed
 # must not meet what we depend on, nor what the others do.
 JUDGE_http := "schemathesis>=4.32,<5" "llm-comply==0.5.*"
 JUDGE_langchain := "langchain-tests==1.1.*" "langchain-openai==1.7.*"
+JUDGE_llamaindex := "llama-index-llms-openai-like==0.8.*" "llama-index-embeddings-openai-like==0.4.*"
 JUDGE_lm_eval := "lm_eval[api]==0.4.13"
 JUDGE_aiperf := "aiperf==0.13.*"
 

@@ -3,7 +3,11 @@
     python benchmarks/engine_overhead.py
 
 The runner computes nothing and the tokens are letters, so everything measured is Python: a step
-that lasts 10 ms in the kernels should not find these microseconds worth mentioning.
+that lasts 10 ms in the kernels should not find these microseconds worth mentioning. Between two
+steps the runner reads as much memory as a small model's weights, as kernels would: Python then
+finds nothing of its own in the processor's caches. The `warm` rows show what that costs.
+
+Times are the thread's own, which other programs do not lengthen, and means of all steps.
 """
 
 from __future__ import annotations
@@ -24,7 +28,9 @@ from stoker.model.store import resolve
 from stoker.model.tokenizer import Tokenizer
 from stoker.runner.base import Batch, CacheConfig, StepResult
 
-MEASURED_STEPS = 300
+MEASURED_STEPS = 100
+WEIGHT_BYTES = 96 << 20
+PARTS = ("schedule", "batch", "detokenize", "results")
 
 
 class NullRunner:
@@ -35,8 +41,12 @@ class NullRunner:
         self.cache = CacheConfig(num_blocks)
         self._letters = np.array([tokenizer.encode(" " + c)[0] for c in "abcdefgh"], np.int32)
         self._rng = np.random.default_rng(0)
+        self._weights = np.zeros(WEIGHT_BYTES // 8, np.int64)
+        self.reads_weights = True
 
     def run(self, batch: Batch) -> StepResult:
+        if self.reads_weights:
+            self._weights.max()
         return StepResult(self._rng.choice(self._letters, len(batch.sample)))
 
     def close(self) -> None:
@@ -50,9 +60,11 @@ def step_microseconds(
     *,
     waiting: int = 0,
     context: int = 200,
+    warm: bool = False,
     **params: Any,
-) -> float:
-    """Median time of a step in which `running` sequences each get a token."""
+) -> list[float]:
+    """The time of each of `PARTS`, of a step in which `running` sequences each get a token."""
+    runner.reads_weights = not warm
     engine = Engine(
         runner,
         tokenizer,
@@ -64,12 +76,12 @@ def step_microseconds(
         engine.submit(str(i), [1000 + i] * context, sampling)
     while not all(s.num_generated for s in engine.scheduler.running[-1:]):
         engine.step()
-    times = []
+    timer = engine.timer
+    timer.clock = time.thread_time
+    timer.on = True
     for _ in range(MEASURED_STEPS):
-        began = time.perf_counter()
         engine.step()
-        times.append(time.perf_counter() - began)
-    return float(np.median(times)) * 1e6
+    return [timer.python[part] / timer.steps * 1e6 for part in PARTS]
 
 
 def main() -> None:
@@ -81,17 +93,22 @@ def main() -> None:
         ("streamed", 1, {}),
         ("streamed", 8, {}),
         ("streamed", 32, {}),
-        ("streamed", 128, {}),
+        ("streamed", 64, {}),
+        ("streamed, warm", 1, {"warm": True}),
+        ("streamed, warm", 32, {"warm": True}),
         ("text at the end", 32, final),
         ("5000 more waiting", 32, {"waiting": 5000}),
         ("context of 4000", 32, {"context": 4000}),
         ("two stop strings", 32, {"stop": ["END", "\n\n"]}),
         ("repetition penalty", 32, {"repetition_penalty": 1.1}),
     ]
-    table = Table("", "sequences", "µs per step", "µs per sequence", title="The engine's own time")
+    headings = ("", "sequences", *PARTS, "µs per step", "µs per sequence")
+    table = Table(*headings, title="The engine's own time")
     for name, running, settings in cases:
-        microseconds = step_microseconds(runner, tokenizer, running, **settings)
-        table.add_row(name, str(running), f"{microseconds:.0f}", f"{microseconds / running:.1f}")
+        parts = step_microseconds(runner, tokenizer, running, **settings)
+        whole = sum(parts)
+        figures = (*(f"{part:.0f}" for part in parts), f"{whole:.0f}", f"{whole / running:.1f}")
+        table.add_row(name, str(running), *figures)
     Console().print(table)
 
 

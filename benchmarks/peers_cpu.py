@@ -8,16 +8,21 @@ Installs nothing: a peer that is not given is left out and the table says so. Ev
 the same numbers of prompt and answer tokens, greedy, without a prefix cache. While one engine
 measures, the others are stopped (SIGSTOP), so that none disturbs another.
 
+- memory, batch B: the most MiB resident when B prompts have been answered, by a fresh process.
 - decode, batch B: tokens per second after the first token, from the difference between a run
   that answers with N tokens and one that answers with a single token.
 - prefill, P: prompt tokens per second of one request that answers with a single token.
 - first token, P: milliseconds from a prompt of P tokens to the first token of the answer.
 - generate, batch B: answer tokens per second of the whole call, prompts included.
+- http, batch B: the same through `stoker serve`, every token an event of its own, in turn with
+  the same call offline; `http_streams.py` tells more of it.
 
 llama.cpp is measured with its own `llama-batched-bench` (no HTTP, no sampling: its best case),
-the best of the files given for each figure. Beside Stoker's figures stands their share of this
-machine's ceilings, which are measured here too (`ceilings.py`): at batch 1 of reading memory as
-large as the weights, in prefill of the best multiplying instruction on registers alone.
+the best of the files given for each figure. A file that comes out more than a tenth behind
+the best in the first repeat is not measured again for that figure. Beside Stoker's figures stands
+their share of this machine's ceilings, which are measured here too (`ceilings.py`): at batch 1 of
+reading memory as large as the weights, in prefill of the best multiplying instruction on registers
+alone.
 
 A long comparison can be made in parts: with `--json FILE --resume` the samples that FILE has are
 kept and those of this run added, so `--sections decode --batches 64` and so on may follow each
@@ -27,21 +32,17 @@ other. docs/performance.md explains the figures.
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
 import os
 import platform
-import signal
-import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
 
 from ceilings import measure
-from peers_report import FIRST_TOKEN, Comparison, Share, plot, table
+from http_streams import StreamingServer
+from peers import HTTP, OFFLINE, SECTIONS, LlamaCpp, Load, Peer, Worker, less_is_better
+from peers_plot import plot
+from peers_report import Comparison, Share, markdown, table
+from peers_targets import TARGETS
 from rich.console import Console
 from rich.progress import Progress
 from step import computes_in_bf16, work_of
@@ -49,153 +50,11 @@ from step import computes_in_bf16, work_of
 from stoker.model.loader import open_model
 from stoker.model.store import resolve
 
-HERE = Path(__file__).resolve().parent
-SECTIONS = ("decode", "prefill", "first", "generate")
 console = Console(stderr=True)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Load:
-    """One thing to measure."""
-
-    kind: str  # one of SECTIONS
-    batch: int
-    prompt: int
-    tokens: int
-
-    @property
-    def label(self) -> str:
-        if self.kind == "prefill":
-            return f"prefill {self.prompt}"
-        if self.kind == "first":
-            return f"{FIRST_TOKEN} {self.prompt}, ms"
-        return f"{self.kind} ×{self.batch}"
-
-
-class Peer(Protocol):
-    """An engine under test. `measure` returns tokens per second, or milliseconds to a token."""
-
-    name: str
-    start_s: float | None
-    rss_mib: float | None
-
-    def measure(self, load: Load, seed: int) -> float: ...
-
-    def close(self) -> None: ...
-
-
-class Worker:
-    """Stoker or vLLM in a process of its own, driven through `workers/llm_worker.py`."""
-
-    def __init__(self, name: str, python: str, arguments: list[str], log: Path) -> None:
-        self.name = name
-        self.rss_mib: float | None = None
-        self._log = log.open("w")
-        self._process = subprocess.Popen(
-            [python, str(HERE / "workers" / "llm_worker.py"), *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            text=True,
-            env={**os.environ, "WORKER_SPAWNED": repr(time.time())},
-        )
-        reply = self._read()
-        self.start_s: float | None = reply["first_token_s"]
-        self._process.send_signal(signal.SIGSTOP)
-
-    def measure(self, load: Load, seed: int) -> float:
-        with self._awake():
-            if load.kind == "generate":
-                seconds = self._ask(load.batch, load.prompt, load.tokens, seed)
-                return load.batch * load.tokens / seconds
-            one = self._ask(load.batch, load.prompt, 1, seed)
-            if load.kind == "prefill":
-                return load.prompt / one
-            if load.kind == "first":
-                return 1e3 * one
-            whole = self._ask(load.batch, load.prompt, load.tokens, seed + 1)
-            return load.batch * (load.tokens - 1) / (whole - one)
-
-    def close(self) -> None:
-        self._process.send_signal(signal.SIGCONT)
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        try:
-            self._process.wait(30)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-        self._log.close()
-
-    @contextmanager
-    def _awake(self) -> Iterator[None]:
-        self._process.send_signal(signal.SIGCONT)
-        try:
-            yield
-        finally:
-            self._process.send_signal(signal.SIGSTOP)
-
-    def _ask(self, batch: int, prompt: int, tokens: int, seed: int) -> float:
-        assert self._process.stdin is not None
-        request = {"batch": batch, "prompt": prompt, "tokens": tokens, "seed": seed}
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        reply = self._read()
-        self.rss_mib = reply["peak_rss_mib"]
-        return float(reply["seconds"])
-
-    def _read(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{self.name} ended; its log is {self._log.name}")
-        return dict(json.loads(line))
-
-
-class LlamaCpp:
-    """llama.cpp's own batched benchmark on one file; a process per measurement."""
-
-    def __init__(self, name: str, binary: Path, model: Path, threads: int) -> None:
-        self.name = name
-        self.start_s: float | None = None
-        self.rss_mib: float | None = None
-        self._binary, self._model, self._threads = binary, model, threads
-        began = time.monotonic()
-        self.measure(Load("first", 1, 5, 1), 0)
-        self.start_s = time.monotonic() - began
-
-    def measure(self, load: Load, seed: int) -> float:
-        tokens = 1 if load.kind in ("prefill", "first") else load.tokens
-        context = load.batch * (load.prompt + tokens) + 256
-        command = [
-            str(self._binary), "-m", str(self._model), "-c", str(context), "-b", "2048",
-            "-ub", "512", "-npp", str(load.prompt), "-ntg", str(tokens), "-npl", str(load.batch),
-            "-t", str(self._threads), "-tb", str(self._threads), "--output-format", "jsonl",
-        ]  # fmt: skip
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        assert process.stdout is not None
-        output = process.stdout.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            raise RuntimeError(f"{' '.join(command)} failed with {process.returncode}")
-        self.rss_mib = max(self.rss_mib or 0.0, usage.ru_maxrss / 1024)
-        row = json.loads(next(line for line in output.splitlines() if line.startswith("{")))
-        if load.kind == "prefill":
-            return float(row["speed_pp"])
-        if load.kind == "first":
-            return 1e3 * float(row["t_pp"])
-        if load.kind == "decode":
-            return float(row["speed_tg"])
-        return load.batch * tokens / (float(row["t_pp"]) + float(row["t_tg"]))
-
-    def close(self) -> None:
-        """Nothing outlives a measurement."""
-
-
 def run(peers: list[Peer], loads: list[Load], repeats: int) -> dict[str, dict[str, list[float]]]:
-    """`{load label: {peer: [tokens per second of each repeat]}}`, peers alternating."""
+    """`{load label: {peer: [a figure of each repeat]}}`, peers alternating."""
     results: dict[str, dict[str, list[float]]] = {
         load.label: {peer.name: [] for peer in peers} for load in loads
     }
@@ -203,12 +62,27 @@ def run(peers: list[Peer], loads: list[Load], repeats: int) -> dict[str, dict[st
         task = progress.add_task("measuring", total=repeats * len(loads) * len(peers))
         for repeat in range(repeats):
             for load in loads:
+                figures = results[load.label]
                 for peer in peers:
                     progress.update(task, description=f"{load.label}: {peer.name}")
-                    rate = peer.measure(load, seed=1000 * repeat + 10 * load.batch)
-                    results[load.label][peer.name].append(rate)
+                    if not _is_settled(load, peer.name, figures, repeat):
+                        figure = peer.measure(load, seed=1000 * repeat + 10 * load.batch)
+                        figures[peer.name].append(figure)
                     progress.advance(task)
     return results
+
+
+def _is_settled(load: Load, name: str, figures: dict[str, list[float]], repeat: int) -> bool:
+    """Whether another sample would tell nothing."""
+    if load.kind == "memory":
+        return repeat > 0  # a process's peak stays
+    if repeat == 0 or not name.startswith("llama.cpp"):
+        return False
+    first = figures[name][0]
+    files = [samples[0] for n, samples in figures.items() if n.startswith("llama.cpp")]
+    if less_is_better(load.label):
+        return first > 1.1 * min(files)
+    return first < 0.9 * max(files)
 
 
 def machine() -> str:
@@ -252,12 +126,33 @@ def loads_of(arguments: argparse.Namespace) -> list[Load]:
             loads += [Load(section, 1, int(p), 1) for p in arguments.prefill.split(",") if p]
         elif section == "first":
             loads.append(Load(section, 1, arguments.prompt, 1))
-        else:
+        elif section == "memory":
+            loads.insert(0, Load(section, 8, arguments.prompt, arguments.tokens))
+        elif section == "decode" or section == "generate":
             loads += [
                 Load(section, int(b), arguments.prompt, arguments.tokens)
                 for b in arguments.batches.split(",")
             ]
     return loads
+
+
+def through_http(arguments: argparse.Namespace, offline: Peer, comparison: Comparison) -> None:
+    """The `http` section: the server and the engine in turn, with the same prompts."""
+    options = ["--max-num-seqs", "64", "--no-enable-prefix-caching"]
+    if arguments.stoker_format:
+        options += ["--weight-format", arguments.stoker_format[0]]
+    if arguments.isa:
+        options += ["--isa", arguments.isa]
+    load = Load("generate", arguments.streams, arguments.prompt, arguments.tokens)
+    server = StreamingServer(arguments.stoker, options, arguments.logs / "serve.log")
+    try:
+        server.measure(2, 200, 8, 0)
+        for repeat in range(arguments.repeats):
+            comparison.add(OFFLINE, offline.name, [offline.measure(load, seed=7000 + repeat)])
+            streams = server.measure(load.batch, load.prompt, load.tokens, seed=7000 + repeat)
+            comparison.add(HTTP, offline.name, [streams.rate])
+    finally:
+        server.close()
 
 
 def main() -> None:
@@ -273,20 +168,29 @@ def main() -> None:
     parser.add_argument(
         "--llama-gguf", action="append", default=[], metavar="NAME=FILE", help="may be repeated"
     )
+    parser.add_argument(
+        "--llama-flash-attention", default="auto", choices=["auto", "on", "off"], help="its -fa"
+    )
     parser.add_argument("--vllm-python", help="interpreter of vLLM's environment")
     parser.add_argument("--vllm-model", help="model directory for vLLM")
     parser.add_argument("--batches", default="1,8,32,64")
     parser.add_argument("--prompt", type=int, default=128, help="prompt tokens in batches")
     parser.add_argument("--tokens", type=int, default=64, help="answer tokens")
     parser.add_argument("--prefill", default="1000,4000")
+    parser.add_argument("--streams", type=int, default=32, help="of the http section")
     parser.add_argument(
-        "--sections", default="decode,prefill,first", help=f"some of {', '.join(SECTIONS)}"
+        "--sections",
+        default="memory,decode,prefill,first,http",
+        help=f"some of {', '.join(SECTIONS)}",
     )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--json", type=Path, help="write every sample here")
     parser.add_argument("--resume", action="store_true", help="add to the samples of --json")
+    parser.add_argument("--targets", choices=sorted(TARGETS), help="judge the figures by these")
+    parser.add_argument("--markdown", type=Path, help="write the table here, for a README")
     parser.add_argument("--plot", type=Path, help="draw the medians here (.svg or .png)")
+    parser.add_argument("--title", help="of table and plot; default: the model and the machine")
     parser.add_argument("--logs", type=Path, default=Path("build/bench-logs"))
     arguments = parser.parse_args()
     arguments.logs.mkdir(parents=True, exist_ok=True)
@@ -298,46 +202,63 @@ def main() -> None:
             parser.error("--resume needs --json")
         if arguments.json.exists():
             comparison = Comparison.load(arguments.json)
-    if len(arguments.stoker_format) < 2:
+    if len(arguments.stoker_format) < 2 and not comparison.shares:
         comparison.shares |= shares(arguments, arguments.threads)
 
-    peers: list[Peer] = []
+    peers = start(arguments)
     try:
-        for weight_format in arguments.stoker_format or [""]:
-            options = ["--engine", "stoker", "--model", arguments.stoker]
-            options += ["--weight-format", weight_format] if weight_format else []
-            options += ["--isa", arguments.isa] if arguments.isa else []
-            name = f"stoker {weight_format}".strip()
-            peers.append(Worker(name, sys.executable, options, arguments.logs / f"{name}.log"))
-        if arguments.llama_bin and arguments.llama_gguf:
-            binary = arguments.llama_bin / "llama-batched-bench"
-            for entry in arguments.llama_gguf:
-                name, _, file = entry.partition("=")
-                peers.append(LlamaCpp(f"llama.cpp {name}", binary, Path(file), arguments.threads))
-        else:
-            console.print("llama.cpp is left out: give --llama-bin and --llama-gguf")
-        if arguments.vllm_python and arguments.vllm_model:
-            console.print("starting vLLM (a minute or more) …")
-            options = ["--engine", "vllm", "--model", arguments.vllm_model]
-            peers.append(
-                Worker("vllm bf16", arguments.vllm_python, options, arguments.logs / "vllm.log")
-            )
-        else:
-            console.print("vLLM is left out: give --vllm-python and --vllm-model")
         for label, row in run(peers, loads, arguments.repeats).items():
             for name, samples in row.items():
                 comparison.add(label, name, samples)
+        if "http" in arguments.sections.split(","):
+            through_http(arguments, peers[0], comparison)
     finally:
         for peer in peers:
             peer.close()
     for peer in peers:
         comparison.note(peer.name, peer.start_s, peer.rss_mib)
-    title = f"{Path(arguments.stoker).name} on {comparison.machine}, medians"
-    Console(width=150).print(table(comparison, title))
     if arguments.json:
         comparison.save(arguments.json, {k: str(v) for k, v in vars(arguments).items()})
+    show(comparison, arguments)
+
+
+def start(arguments: argparse.Namespace) -> list[Peer]:
+    """The engines that were given, Stoker first, each ready and stopped."""
+    peers: list[Peer] = []
+    for weight_format in arguments.stoker_format or [""]:
+        options = ["--engine", "stoker", "--model", arguments.stoker]
+        options += ["--weight-format", weight_format] if weight_format else []
+        options += ["--isa", arguments.isa] if arguments.isa else []
+        name = f"stoker {weight_format}".strip()
+        peers.append(Worker(name, sys.executable, options, arguments.logs / f"{name}.log"))
+    if arguments.llama_bin and arguments.llama_gguf:
+        binary = arguments.llama_bin / "llama-batched-bench"
+        for entry in arguments.llama_gguf:
+            name, _, file = entry.partition("=")
+            name = f"llama.cpp {name}"
+            options = ["-fa", arguments.llama_flash_attention]
+            peers.append(LlamaCpp(name, binary, Path(file), arguments.threads, options))
+    else:
+        console.print("llama.cpp is left out: give --llama-bin and --llama-gguf")
+    if arguments.vllm_python and arguments.vllm_model:
+        console.print("starting vLLM (a minute or more) …")
+        options = ["--engine", "vllm", "--model", arguments.vllm_model]
+        log = arguments.logs / "vllm.log"
+        peers.append(Worker("vllm bf16", arguments.vllm_python, options, log))
+    else:
+        console.print("vLLM is left out: give --vllm-python and --vllm-model")
+    return peers
+
+
+def show(comparison: Comparison, arguments: argparse.Namespace) -> None:
+    """The table here, and where else it was asked for."""
+    title = arguments.title or f"{Path(arguments.stoker).name}, {comparison.machine}"
+    targets = TARGETS[arguments.targets] if arguments.targets else []
+    Console(width=150).print(table(comparison, f"{title}: medians"))
+    if arguments.markdown:
+        arguments.markdown.write_text(markdown(comparison, targets))
     if arguments.plot:
-        plot(comparison, arguments.plot)
+        plot(comparison, arguments.plot, title)
 
 
 if __name__ == "__main__":

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from peers import HTTP, MEMORY, less_is_better
+from peers import OFFLINE as OFFLINE_LABEL
+from peers_targets import CEILING, LLAMA, OFFLINE, SECONDS, START, VLLM, Target
 from rich.table import Table
-
-FIRST_TOKEN = "first token of"
-"""How a figure in milliseconds begins; all others are tokens per second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,22 +66,31 @@ class Comparison:
 
     def ratios(self, label: str) -> dict[str, float]:
         """How many times better Stoker is than the best of llama.cpp's files, and than vLLM."""
-        lower = label.startswith(FIRST_TOKEN)
+        lower = less_is_better(label)
         medians, best = self.medians(label), min if lower else max
         ours = [v for name, v in medians.items() if name.startswith("stoker")]
         result = {}
-        for peer in ("llama.cpp", "vllm"):
+        for peer in (LLAMA, VLLM):
             theirs = [v for name, v in medians.items() if name.startswith(peer)]
             if ours and theirs:
                 ratio = best(ours) / best(theirs)
                 result[peer] = 1 / ratio if lower else ratio
         return result
 
-    def share(self, label: str) -> str:
-        """Of the ceiling that this figure has, if any."""
+    def best_llama(self, label: str) -> str | None:
+        """Which of llama.cpp's files comes out best."""
+        files = {n: v for n, v in self.medians(label).items() if n.startswith(LLAMA)}
+        if not files:
+            return None
+        return (min if less_is_better(label) else max)(files, key=files.__getitem__)
+
+    def share(self, label: str) -> tuple[float, str] | None:
+        """Of the ceiling that this figure has, if any, and what that is."""
         ours = [v for n, v in self.medians(label).items() if n.startswith("stoker")]
+        if label == HTTP and OFFLINE_LABEL in self.samples:
+            return max(ours) / max(self.medians(OFFLINE_LABEL).values()), "of the offline rate"
         share = self.shares.get(label) or self.shares.get(label.split()[0])
-        return f"{max(ours) * share.per_token:.0%} {share.of}" if ours and share else ""
+        return (max(ours) * share.per_token, share.of) if ours and share else None
 
 
 def table(comparison: Comparison, title: str) -> Table:
@@ -92,37 +102,66 @@ def table(comparison: Comparison, title: str) -> Table:
         out.add_column(heading, justify="right")
     for label in comparison.samples:
         medians, ratios = comparison.medians(label), comparison.ratios(label)
+        share = comparison.share(label)
         out.add_row(
             label,
             *(f"{medians[n]:,.0f}" if n in medians else "–" for n in engines),
-            *(f"{ratios[p]:.2f}×" if p in ratios else "–" for p in ("llama.cpp", "vllm")),
-            comparison.share(label),
+            *(f"{ratios[p]:.2f}×" if p in ratios else "–" for p in (LLAMA, VLLM)),
+            f"{share[0]:.0%} {share[1]}" if share else "",
         )
-    for label, values, form in (
-        ("start to first token, s", comparison.start_s, "{:.1f}"),
-        ("peak memory, MiB", comparison.peak_rss_mib, "{:,.0f}"),
-    ):
-        out.add_row(label, *(form.format(values[n]) if n in values else "–" for n in engines))
+    values = comparison.start_s
+    out.add_row(START, *(f"{values[n]:.1f}" if n in values else "–" for n in engines))
     return out
 
 
-def plot(comparison: Comparison, path: Path) -> None:
-    """Bars of the medians, one group for each figure."""
-    import matplotlib
+def markdown(comparison: Comparison, targets: Sequence[Target]) -> str:
+    """A table for a README: medians and ratios, and beside each that has a target the target."""
+    lines = [
+        "| | Stoker | llama.cpp, best file | vLLM | ÷ llama.cpp | ÷ vLLM | of the ceiling |",
+        "|---|---|---|---|---|---|---|",
+    ]
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    def judged(label: str, beside: str, form: str, value: float | None) -> str:
+        if value is None:
+            return "–"
+        target = next((t for t in targets if t.fits(label, beside)), None)
+        if target is None:
+            return form.format(value)
+        sign, verdict = "≤" if target.at_most else "≥", "met" if target.is_met(value) else "missed"
+        return f"{form.format(value)} ({sign} {form.format(target.wanted)}: {verdict})"
 
-    labels, names = list(comparison.samples), comparison.engines
-    figure, grid = pyplot.subplots(1, len(labels), figsize=(2.2 * len(labels), 3.2), squeeze=False)
-    colours = ["#d9480f" if n.startswith("stoker") else "#adb5bd" for n in names]
-    for axis, label in zip(grid[0], labels, strict=True):
-        row = comparison.medians(label)
-        axis.bar(range(len(names)), [row.get(n, 0.0) for n in names], color=colours)
-        axis.set_title(label, fontsize=9)
-        axis.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=7)
-        axis.tick_params(axis="y", labelsize=7)
-        axis.spines[["top", "right"]].set_visible(False)
-    grid[0][0].set_ylabel("tokens/s")
-    figure.tight_layout()
-    figure.savefig(path)
+    for label in comparison.samples:
+        medians, ratios = comparison.medians(label), comparison.ratios(label)
+        lower, share = less_is_better(label), comparison.share(label)
+        ours = [v for n, v in medians.items() if n.startswith("stoker")]
+        llama = comparison.best_llama(label)
+        vllm = next((v for n, v in medians.items() if n.startswith(VLLM)), None)
+        cells = [
+            label,
+            f"{(min if lower else max)(ours):,.0f}" if ours else "–",
+            f"{medians[llama]:,.0f} ({llama.removeprefix(LLAMA).strip()})" if llama else "–",
+            "–" if vllm is None else f"{vllm:,.0f}",
+        ]
+        for peer in (LLAMA, VLLM):
+            ratio = ratios.get(peer)
+            # Memory is judged by what it takes of the peer's.
+            inverse = label.startswith(MEMORY) and ratio is not None
+            cells.append(judged(label, peer, "{:.2f}×", 1 / ratio if inverse and ratio else ratio))
+        if share:
+            beside = OFFLINE if label == HTTP else CEILING
+            cells.append(f"{judged(label, beside, '{:.0%}', share[0])} {share[1]}")
+        else:
+            cells.append("")
+        lines.append(f"| {' | '.join(cells)} |")
+    starts = comparison.start_s
+    ours = [v for n, v in starts.items() if n.startswith("stoker")]
+    files = [v for n, v in starts.items() if n.startswith(LLAMA)]
+    vllm = next((v for n, v in starts.items() if n.startswith(VLLM)), None)
+    cells = [
+        START,
+        judged(START, SECONDS, "{:.1f}", min(ours, default=None)),
+        f"{min(files):.1f}" if files else "–",
+        "–" if vllm is None else f"{vllm:.0f}",
+    ]
+    lines.append(f"| {' | '.join(cells)} | | | |")
+    return "\n".join(lines) + "\n"

@@ -34,6 +34,7 @@ from stoker.engine.block_pool import BlockPool, OutOfBlocksError, hash_block
 from stoker.engine.kv_events import BlockRemoved, BlockStored, KVEvent
 from stoker.router.config import Breaker, EngineConfig, Health
 from stoker.router.engines.handle import EngineHandle, Lease
+from stoker.router.engines.load import EngineLoad
 from stoker.router.kv.events import Removed, Stored
 from stoker.router.kv.index import KvIndex
 from stoker.router.policies import POLICIES, Decision, Policy
@@ -125,6 +126,7 @@ class Engine:
             max_in_flight=4096,
         )
         self.handle = EngineHandle(config, Breaker(), Health())
+        self.handle.load = EngineLoad(0.0, 0, 0, None, num_blocks=BLOCKS, block_size=BLOCK)
         self.pool = BlockPool(BLOCKS, BLOCK, lambda event: tell(self.handle, event))
         self.waiting: deque[Job] = deque()
         self.running: list[Job] = []
@@ -227,9 +229,11 @@ class Simulation:
             parent = hash_block(parent, np.array(job.tokens[end - BLOCK : end], np.int32))
             job.hashes.append(parent)
         features = job.features()
-        handle = self.policy.choose(features, [one.handle for one in self.engines]).engine
+        decision = self.policy.choose(features, [one.handle for one in self.engines])
+        handle = decision.engine
         self.policy.placed(features, handle)
-        job.lease = handle.take(features.prompt_tokens, features.output_tokens, self.now)
+        to_read = max(features.prompt_tokens - decision.known_tokens, 1)
+        job.lease = handle.take(to_read, features.output_tokens, self.now)
         engine = next(one for one in self.engines if one.handle is handle)
         engine.waiting.append(job)
         if not engine.busy:

@@ -18,9 +18,8 @@ from tests.server.doubles import letter_model
 def engine() -> Iterator[Engine]:
     model = letter_model(EngineConfig(max_waiting_requests=0))
     bare = model.engine.engine
-    original = bare.runner
     yield bare
-    assert bare.runner is original  # measuring leaves nothing behind
+    assert not bare.timer.on  # measuring leaves nothing behind
     assert not bare.has_unfinished
 
 
@@ -68,11 +67,36 @@ def test_the_parts_of_a_step_add_up(engine: Engine) -> None:
     with measuring(engine) as meter:
         meter.run_to_completion()
         assert meter.split().lines() == ["No step was made."]
-    split = StepSplit(4, 40, 0.010, {"matmul": 0.006, "sampling": 0.001})
+    split = StepSplit(
+        4,
+        40,
+        0.010,
+        {"matmul": 0.006, "sampling": 0.001},
+        {"schedule": 0.0004, "batch": 0.0008, "detokenize": 0.0004, "results": 0.0004},
+    )
     assert split.python == pytest.approx(0.003)
     assert split.lines() == [
         "Steps: 4, 2.500 ms and 10.0 tokens each",
-        "  matmul        1500.0 µs   60.0 %",
-        "  sampling       250.0 µs   10.0 %",
-        "  Python         750.0 µs   30.0 %",
+        "  Kernels         1750.0 µs   70.0 %",
+        "    matmul        1500.0 µs   60.0 %",
+        "    sampling       250.0 µs   10.0 %",
+        "  Python           750.0 µs   30.0 %",
+        "    schedule       100.0 µs    4.0 %",
+        "    batch          200.0 µs    8.0 %",
+        "    call             0.0 µs    0.0 %",
+        "    detokenize     100.0 µs    4.0 %",
+        "    results        100.0 µs    4.0 %",
+        "    other          250.0 µs   10.0 %",
     ]
+    json = split.as_json()
+    assert json["kernels"] == {"matmul": 0.006, "sampling": 0.001}
+    assert json["python_parts"] == pytest.approx(
+        {
+            "schedule": 4e-4,
+            "batch": 8e-4,
+            "call": 0,
+            "detokenize": 4e-4,
+            "results": 4e-4,
+            "other": 1e-3,
+        }
+    )

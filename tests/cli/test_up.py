@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from stoker.cli.up import suited_to_this_machine
+from stoker.cli.up import place, suited_to_this_machine
 from stoker.router.configfile import parse_config
 
 PROGRAM = Path(__file__).parents[1] / "router" / "managed" / "engine_program.py"
@@ -171,3 +171,24 @@ def test_a_reload_starts_what_is_new_and_stops_what_is_gone(tmp_path: Path, ups:
     assert up.all_pids() == after
     assert up.stop() == 0
     assert not any(map(running, before | after))
+
+
+def test_our_engines_send_traces_where_the_router_does(tmp_path: Path) -> None:
+    """Other kinds have flags of their own."""
+    llama, model = tmp_path / "llama-server", tmp_path / "m.gguf"
+    llama.write_text("#!/bin/sh\n")
+    llama.chmod(0o755)
+    model.touch()
+    engines = [
+        {"name": "ours", "kind": "native", "model": "m", "args": ["--threads", "1"]},
+        {"name": "other", "kind": "llama_cpp", "model": str(model), "executable": str(llama)},
+    ]
+    config = parse_config(
+        json.dumps({"engines": engines}),
+        overrides={"traces.endpoint": "http://h:4318"},
+    )
+    assert config.traces.endpoint == "http://h:4318/v1/traces"
+    _, (ours, other) = place(config)
+    place_of_flag = ours.command.index("--otlp-traces-endpoint")
+    assert ours.command[place_of_flag + 1 :] == ["http://h:4318/v1/traces", "--threads", "1"]
+    assert "--otlp-traces-endpoint" not in other.command

@@ -29,8 +29,10 @@ class GatedRunner(ContextRunner):
         super().__init__(**settings)
         self.gate = threading.Semaphore(0)
         self.entered = threading.Event()
+        self.entries = 0
 
     def run(self, batch: Batch) -> StepResult:
+        self.entries += 1
         self.entered.set()
         self.gate.acquire()
         return super().run(batch)
@@ -123,6 +125,53 @@ async def test_deltas_that_nobody_has_read_are_merged() -> None:
         runner.gate.release(3)
         whole = joined([first, *await collect(stream)])
     assert whole.outputs == answer_alone(PROMPT, delta(6)).outputs
+
+
+async def test_what_takes_the_outputs_leaves_the_reader_only_what_it_refuses() -> None:
+    runner = GatedRunner()
+    async with running(make_engine(runner=runner)) as engine:
+        stream = engine.generate(PROMPT, delta(6), request_id="a")
+        taken: list[RequestOutput] = []
+        refused: list[int] = []
+
+        def take(output: RequestOutput) -> bool:
+            if len(taken) >= 2 and not refused:
+                refused.append(len(output.outputs[0].token_ids))
+                return False
+            taken.append(output)
+            return True
+
+        stream.offer_to(take)
+        runner.gate.release(4)
+        await until(lambda: runner.entries == 5)  # so four steps' outputs are on their way
+        await asyncio.sleep(0)
+        # The third was refused. While it waits for the reader, the fourth joins it: order is kept.
+        assert (len(taken), refused) == (2, [1])
+        middle = await anext(stream)
+        assert len(middle.outputs[0].token_ids) == 2
+        runner.gate.release(2)
+        assert await collect(stream) == []
+        assert len(taken) == 4
+        assert taken[-1].finished
+        whole = joined([*taken[:2], middle, *taken[2:]])
+    assert whole.outputs == answer_alone(PROMPT, delta(6)).outputs
+
+
+async def test_what_a_taker_raises_reaches_the_reader_and_closing_frees_the_blocks() -> None:
+    def take(output: RequestOutput) -> bool:
+        raise ValueError("no room")
+
+    runner = GatedRunner()
+    async with running(make_engine(runner=runner)) as engine:
+        async with engine.generate(PROMPT, delta(8), request_id="a") as stream:
+            stream.offer_to(take)
+            runner.gate.release(2)
+            with pytest.raises(ValueError, match="no room"):
+                await anext(stream)
+            assert engine.engine.has_unfinished
+        runner.gate.release(1)
+        await until(lambda: not engine.engine.has_unfinished)
+        assert engine.stats().num_used_blocks == 0
 
 
 async def test_errors_come_before_anything_is_queued() -> None:
@@ -296,7 +345,7 @@ async def test_an_engine_that_fails_ends_those_who_wait_for_embeddings(
 
     async with running(make_engine()) as engine:
         monkeypatch.setattr(engine.engine, "embed", fail)
-        waiting = [asyncio.create_task(engine.embed(PROMPT, "last")) for _ in range(3)]
+        waiting = [asyncio.create_task(engine.embed([PROMPT], "last")) for _ in range(3)]
         for one in waiting:
             with pytest.raises(EngineStopped, match="a fault"):
                 await asyncio.wait_for(one, 60)

@@ -52,6 +52,8 @@ class FakeEngine:
         self.kind = kind
         self.healthy = True
         self.metrics = ""
+        self.meta: dict[str, int] = {}
+        """What llama.cpp tells of a model."""
         self.script: deque[Behaviour] = deque()
         self.default: Behaviour = answer
         self.seen: list[Seen] = []
@@ -162,7 +164,8 @@ class FakeEngine:
         if not self.healthy:
             await reply(writer, 503, b"{}")
         elif target == "/v1/models":
-            cards = [{"id": name, "object": "model", "max_model_len": 8192} for name in self.models]
+            length = {"meta": self.meta} if self.meta else {"max_model_len": 8192}
+            cards = [{"id": name, "object": "model", **length} for name in self.models]
             await reply(writer, 200, json.dumps({"object": "list", "data": cards}).encode())
         elif target == "/metrics":
             await reply(writer, 200, self.metrics.encode(), {"content-type": "text/plain"})
@@ -284,6 +287,15 @@ async def close_in_body(engine: FakeEngine, seen: Seen, writer: asyncio.StreamWr
 async def close_after_head(engine: FakeEngine, seen: Seen, writer: asyncio.StreamWriter) -> bool:
     """A stream that ends before its first event."""
     await start_stream(writer)
+    return False
+
+
+async def close_in_event(engine: FakeEngine, seen: Seen, writer: asyncio.StreamWriter) -> bool:
+    """A stream that ends in the middle of its first event."""
+    await start_stream(writer)
+    for half in (chunk("begun")[:10], chunk("begun")[10:-2]):
+        await stream_piece(writer, half)
+        await asyncio.sleep(0.02)
     return False
 
 

@@ -82,6 +82,11 @@ def test_the_example_shows_every_field() -> None:
             "are",
         ),
         (
+            f"{ENGINE}traces:\n  endpoint: grpc://h:4317\n",
+            "stoker.yaml:4: traces.endpoint: traces cannot be sent to 'grpc://h:4317': expected a "
+            "collector's address, like http://127.0.0.1:4318/v1/traces (found 'grpc://h:4317')",
+        ),
+        (
             "engines:\n  - name: a\n    kind: vlm\n    url: http://h\n",
             "stoker.yaml:3: engines.0.kind: Input should be 'native', 'vllm', 'llama_cpp' or "
             "'openai' (found 'vlm')",

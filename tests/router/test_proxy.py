@@ -20,12 +20,15 @@ from .fakes import (
     close_after_head,
     close_at_once,
     close_in_body,
+    close_in_event,
     close_in_stream,
     garbage,
     hang,
     hang_in_stream,
     slow,
+    start_stream,
     status,
+    stream_piece,
     until,
 )
 
@@ -107,6 +110,43 @@ async def test_a_fault_before_the_first_byte_is_tried_elsewhere(
     assert [await ask(fleet) for _ in range(4)] == ["engine two here"] * 4
     assert one.seen, "the faulty engine was never tried"
     assert fleet.in_flight() == {"one": 0, "two": 0}
+
+
+@pytest.mark.parametrize("fault", [close_after_head, close_in_event])
+async def test_a_stream_that_breaks_before_its_first_whole_event_is_tried_elsewhere(
+    fleet: Fleet, fault: Behaviour
+) -> None:
+    one = fleet.engines[0]
+    one.default = fault
+    for _ in range(4):
+        response = await fleet.post(CHAT | {"stream": True})
+        assert response.headers["x-stoker-engine"] == "two"
+        words = b"".join(chunk(word) for word in ("engine", "two", "here"))
+        assert response.content == words + b"data: [DONE]\n\n"
+    assert one.seen, "the faulty engine was never tried"
+    assert fleet.in_flight() == {"one": 0, "two": 0}
+
+
+@pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n"])
+async def test_a_first_event_in_pieces_arrives_whole(fleet: Fleet, end: bytes) -> None:
+    async def in_pieces(engine: FakeEngine, seen: Seen, writer: asyncio.StreamWriter) -> bool:
+        await start_stream(writer)
+        for byte in b"data: 1" + end:
+            await stream_piece(writer, bytes([byte]))
+            await asyncio.sleep(0.001)
+        await asyncio.Event().wait()  # it passes without more to follow
+        return False
+
+    for engine in fleet.engines:
+        engine.default = in_pieces
+    body = CHAT | {"stream": True, "stream_options": {"include_usage": True}}
+    async with fleet.client.stream("POST", "/v1/chat/completions", json=body) as response:
+        read = b""
+        async for piece in response.aiter_raw():
+            read += piece
+            if read == b"data: 1" + end:
+                break
+    await fleet.settled()
 
 
 async def test_the_last_error_is_passed_on_when_all_fail(fleet: Fleet) -> None:

@@ -67,6 +67,14 @@ def test_a_model_nobody_serves() -> None:
         list(replay(fleet(engines=engines), [Arrival(0.0, chat("x", model="other"))], "cost"))
 
 
+def test_an_engine_that_is_started_here_serves_its_model_alone() -> None:
+    engines = [{"name": "here", "kind": "native", "model": "some/small"}, FLEET["engines"][0]]
+    arrivals = [Arrival(0.0, chat("x", model=model)) for model in ("small", "other")]
+    for _ in range(2):
+        placed = list(replay(fleet(engines=engines), arrivals, "round_robin"))
+        assert placed[1].engine == "gpu"
+
+
 def test_a_trace_file_with_a_broken_line(tmp_path: Path) -> None:
     file = tmp_path / "trace.jsonl"
     file.write_text('{"at": 0, "body": {"model": "m"}}\n\n{"at": 1, "body":\n')

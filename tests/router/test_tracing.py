@@ -123,6 +123,15 @@ async def test_a_client_that_leaves(collector: Collector) -> None:
         assert request.status != ERROR
 
 
+async def test_a_client_that_does_not_sample(collector: Collector) -> None:
+    engine = FakeEngine("one")
+    async with traced(collector, engine) as fleet:
+        await fleet.post(None, traceparent=f"00-{TRACE}-{PARENT}-00")
+        assert await spans_of(fleet, collector) == ([], [])
+    assert engine.seen[0].headers["traceparent"].startswith(f"00-{TRACE}-")
+    assert engine.seen[0].headers["traceparent"].endswith("-00")
+
+
 async def test_without_traces_the_clients_own_pass(fleet: Fleet) -> None:
     await fleet.post(None, **CALLER)
     (seen,) = [seen for engine in fleet.engines for seen in engine.seen]

@@ -193,7 +193,9 @@ async def test_the_status_of_every_backend() -> None:
     gpu.metrics = (
         'vllm:num_requests_running{engine="0"} 3.0\nvllm:num_requests_waiting{engine="0"} 1.0\n'
         'vllm:kv_cache_usage_perc{engine="0"} 0.25\n'
-        'vllm:cache_config_info{block_size="16",engine="0",num_gpu_blocks="8192"} 1.0\n'
+        'vllm:cache_config_info{block_size="16",engine="0",num_gpu_blocks="8192",'
+        'kv_cache_memory_bytes="2500000000"} 1.0\n'
+        "process_resident_memory_bytes 3.5e+09\n"
     )
     async with auto(gpu, cpu) as fleet:
         found = (await fleet.client.get("/models/status")).json()
@@ -205,15 +207,47 @@ async def test_the_status_of_every_backend() -> None:
         "kv_cache_usage": 0.25,
         "num_blocks": 8192,
         "block_size": 16,
+        "allocated_gb": 3.5,
+        "cached_gb": 2.5,
         "running": 3,
         "waiting": 1,
     }
-    assert status["model_info"] == {"m": {"own_name": "m", "context": 8192}}
+    assert found["vllm"]["memory_stats"] == status["memory_stats"]
+    assert status["model_info"]["m"] == {
+        "own_name": "m",
+        "context": 8192,
+        "vocabulary": None,
+        "embedding_size": None,
+        "layers": None,
+        "size_gb": None,
+    }
     assert found["llama_cpp"]["engines"]["cpu"]["memory_stats"] is None
 
 
+async def test_the_model_information_of_llama_cpp() -> None:
+    cpu = FakeEngine("cpu", kind="llama_cpp")
+    cpu.meta = {"n_ctx": 4096, "n_vocab": 49152, "n_embd": 576, "size": 96_576_768}
+    async with auto(cpu) as fleet:
+        fleet.server.dispatcher.memory_of = {"cpu": 250_000_000}.get
+        found = (await fleet.client.get("/models/status")).json()["llama_cpp"]
+    assert found["model_info"] == {
+        "m": {
+            "own_name": "m",
+            "context": 4096,
+            "vocabulary": 49152,
+            "embedding_size": 576,
+            "layers": None,
+            "size_gb": 0.097,
+        }
+    }
+    assert found["memory_stats"]["allocated_gb"] == 0.25
+    assert found["engines"]["cpu"]["model_info"] == found["model_info"]
+
+
 @given(
-    st.lists(st.text(st.characters(exclude_characters="\r\n"), min_size=1), max_size=6),
+    st.lists(
+        st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), min_size=1), max_size=6
+    ),
     st.lists(st.integers(1, 20), min_size=1),
 )
 def test_events_survive_any_cut(texts: list[str], cuts: list[int]) -> None:

@@ -17,6 +17,7 @@ from stoker.server.app import LoadModel, create_app
 from stoker.server.config import ServerConfig
 from stoker.server.keys import KeyRing
 from stoker.server.listen import bind
+from stoker.server.protocol import protocol_with
 from stoker.server.state import ServedModel, ServerState
 from tests.server.doubles import letter_model
 
@@ -62,7 +63,8 @@ def running(
     """Serve what `load` brings; `wait` for it to be loaded."""
     app = create_app(config or ServerConfig(served_names=("letters",)), keys or KeyRing(), load)
     listener = bind("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, log_level="critical"))
+    http = protocol_with(app.state.server.config.write_timeout)
+    server = uvicorn.Server(uvicorn.Config(app, http=http, log_config=None, log_level="critical"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"

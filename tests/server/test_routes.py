@@ -15,6 +15,14 @@ def test_models_are_listed_under_every_served_name(server: RunningServer) -> Non
     assert card.object == "model"
     assert card.model_extra is not None
     assert card.model_extra["max_model_len"] == 1024
+    assert card.model_extra["meta"] == {
+        "n_vocab": VOCABULARY,
+        "n_ctx": 1024,
+        "n_ctx_train": 1024,
+        "n_embd": 4,
+        "n_layer": 1,
+        "size": None,
+    }
 
 
 def test_text_and_messages_become_tokens_and_back(server: RunningServer) -> None:
@@ -80,6 +88,13 @@ def test_the_description_declares_every_error_and_resolves(server: RunningServer
         assert set(operation["responses"]) >= {"200", "400", "401", "404", "413", "429", "503"}
         body = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"]
         assert body.rpartition("/")[2] in schemas
+    statuses = {
+        status
+        for operations in document["paths"].values()
+        for operation in operations.values()
+        for status in operation["responses"]
+    }
+    assert "422" not in statuses
     for reference in _references(document):
         assert reference.rpartition("/")[2] in schemas
 

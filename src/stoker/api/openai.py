@@ -337,6 +337,20 @@ class Completion(BaseModel):
     usage: Usage | None = None
 
 
+class ModelMeta(BaseModel):
+    """What a model is, under llama.cpp's names."""
+
+    n_vocab: int
+    n_ctx: int
+    """Tokens of context here;"""
+    n_ctx_train: int
+    """and those it was made for."""
+    n_embd: int
+    n_layer: int
+    size: int | None
+    """Bytes of its weights in memory, where they were planned."""
+
+
 class ModelCard(BaseModel):
     id: str
     object: Literal["model"] = "model"
@@ -344,6 +358,7 @@ class ModelCard(BaseModel):
     owned_by: str = "stoker"
     root: str
     max_model_len: int
+    meta: ModelMeta
 
 
 class ModelList(BaseModel):

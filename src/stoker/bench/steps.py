@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from stoker.engine.engine import Engine
-from stoker.model.spec import ModelSpec
-from stoker.runner.base import Batch, CacheConfig, ModelRunner, StepResult
+from stoker.engine.step_timer import StepTimer
 from stoker.runner.cpu import CPURunner
+
+_PYTHON = ("schedule", "batch", "call", "detokenize", "results")
+"""The parts around the kernels, in the order of a step; what is left over is `other`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,13 +23,17 @@ class StepSplit:
     tokens: int
     """Computed in them, of prompts and of answers."""
     total: float
-    parts: Mapping[str, float]
+    kernels: Mapping[str, float]
     """The kernels' share, by kind of work."""
+    around: Mapping[str, float]
+    """What is not the kernels': choosing sequences (`schedule`), building the `batch`, the way
+    into native code and back (`call`), tokens to text (`detokenize`), stops, outputs and metrics
+    (`results`)."""
 
     @property
     def python(self) -> float:
-        """Scheduling, building batches, the way into native code and back, text, stops."""
-        return self.total - sum(self.parts.values())
+        """All that is not the kernels'."""
+        return self.total - sum(self.kernels.values())
 
     def lines(self) -> list[str]:
         """A line for the steps, and one for each part."""
@@ -38,9 +43,12 @@ class StepSplit:
             f"Steps: {self.steps}, {self.total / self.steps * 1e3:.3f} ms and "
             f"{self.tokens / self.steps:.1f} tokens each"
         ]
-        for name, seconds in (*self.parts.items(), ("Python", self.python)):
-            share = seconds / self.total * 100
-            lines.append(f"  {name:<10}{seconds / self.steps * 1e6:>10.1f} µs  {share:5.1f} %")
+        for title, whole, parts in (
+            ("Kernels", sum(self.kernels.values()), self.kernels),
+            ("Python", self.python, self._python_parts()),
+        ):
+            lines.append(self._line(title, whole))
+            lines += [self._line(f"  {name}", seconds) for name, seconds in parts.items()]
         return lines
 
     def as_json(self) -> dict[str, object]:
@@ -50,17 +58,25 @@ class StepSplit:
             "num_tokens": self.tokens,
             "total": self.total,
             "python": self.python,
-            "kernels": dict(self.parts),
+            "python_parts": self._python_parts(),
+            "kernels": dict(self.kernels),
         }
+
+    def _python_parts(self) -> dict[str, float]:
+        parts = {name: self.around.get(name, 0.0) for name in _PYTHON}
+        return parts | {"other": self.python - sum(parts.values())}
+
+    def _line(self, name: str, seconds: float) -> str:
+        share = seconds / self.total * 100
+        return f"  {name:<12}{seconds / self.steps * 1e6:>10.1f} µs  {share:5.1f} %"
 
 
 class StepMeter:
     """Steps an engine and notes where the time goes. To be used in `measuring`."""
 
-    def __init__(self, engine: Engine, runner: _MeasuredRunner) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._runner = runner
-        self._steps = 0
+        self._timer: StepTimer = engine.timer
         self._total = 0.0
 
     def run_to_completion(self) -> float:
@@ -68,61 +84,34 @@ class StepMeter:
         began = time.perf_counter()
         while self._engine.has_unfinished:
             self._engine.step()
-            self._steps += 1
         seconds = time.perf_counter() - began
         self._total += seconds
         return seconds
 
     def split(self) -> StepSplit:
         """The steps so far."""
-        return StepSplit(self._steps, self._runner.tokens, self._total, dict(self._runner.parts))
+        timer = self._timer
+        return StepSplit(
+            timer.steps, timer.tokens, self._total, dict(timer.kernels), dict(timer.python)
+        )
 
     def reset(self) -> None:
         """Forget the steps so far: they were for warming up."""
-        self._steps, self._total = 0, 0.0
-        self._runner.tokens = 0
-        self._runner.parts.clear()
+        self._total = 0.0
+        self._timer.reset()
 
 
 @contextmanager
 def measuring(engine: Engine) -> Iterator[StepMeter]:
     """Measure an engine's steps meanwhile, at some microseconds each."""
-    original = engine.runner
-    runner = _MeasuredRunner(original)
-    if isinstance(original, CPURunner):
-        original.measure = True
-    engine.runner = runner
+    runner = engine.runner
+    if isinstance(runner, CPURunner):
+        runner.measure = True
+    engine.timer.reset()
+    engine.timer.on = True
     try:
-        yield StepMeter(engine, runner)
+        yield StepMeter(engine)
     finally:
-        engine.runner = original
-        if isinstance(original, CPURunner):
-            original.measure = False
-
-
-class _MeasuredRunner:
-    """A runner that adds up the seconds that another names, or takes."""
-
-    def __init__(self, runner: ModelRunner) -> None:
-        self._runner = runner
-        self.parts: Counter[str] = Counter()
-        self.tokens = 0
-
-    @property
-    def spec(self) -> ModelSpec:
-        return self._runner.spec
-
-    @property
-    def cache(self) -> CacheConfig:
-        return self._runner.cache
-
-    def run(self, batch: Batch) -> StepResult:
-        began = time.perf_counter()
-        result = self._runner.run(batch)
-        # A runner that does not look into its steps counts as kernel as a whole.
-        self.parts.update(result.timings or {"runner": time.perf_counter() - began})
-        self.tokens += batch.num_tokens
-        return result
-
-    def close(self) -> None:
-        self._runner.close()
+        engine.timer.on = False
+        if isinstance(runner, CPURunner):
+            runner.measure = False

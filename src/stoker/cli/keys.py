@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -87,7 +88,7 @@ def list_keys(config: ConfigOption = None, storage: StorageOption = None) -> Non
         models = ", ".join(sorted(one.key.models)) if one.key.models is not None else "all"
         revoked = _date(one.revoked_at) if one.revoked_at is not None else ""
         table.add_row(one.key.name, models, _limits(one.key), _date(one.created_at), revoked)
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
 @app.command("revoke")

@@ -10,11 +10,13 @@ import sys
 
 import typer
 
-from stoker.cli import bench, keys, models, plan, route, router, up, usage
+from stoker.cli import bench, keys, models, plan, ps, route, router, up, usage
 from stoker.cli.chat import chat
+from stoker.cli.collect_env import collect_env
 from stoker.cli.complete import complete
 from stoker.cli.run_batch import run_batch
 from stoker.cli.serve import serve
+from stoker.cli.top import top
 from stoker.errors import StokerError
 
 app = typer.Typer(
@@ -33,6 +35,9 @@ app.command("rm")(models.remove)
 app.command("plan")(plan.plan)
 app.command("router")(router.router)
 app.command("up")(up.up)
+app.command("ps")(ps.ps)
+app.command("top")(top)
+app.command("collect-env")(collect_env)
 app.command("usage")(usage.usage)
 app.add_typer(keys.app, name="keys")
 app.add_typer(bench.app, name="bench")

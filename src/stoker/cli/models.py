@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from stoker.model.store import StoredModel
 
 Name = Annotated[
-    str, typer.Argument(help="smollm2, hf:org/repo, hf:org/repo:file.gguf, or a path.")
+    str, typer.Argument(help="smollm2, minilm, hf:org/repo, hf:org/repo:file.gguf, or a path.")
 ]
 
 
@@ -44,7 +44,7 @@ def list_models() -> None:
     table.add_column("PATH", overflow="fold")
     for model in models:
         table.add_row(model.name, format_bytes(model.nbytes), _quantization(model), str(model.path))
-    _console().print(table)
+    console().print(table)
 
 
 def show(name: Name = "smollm2") -> None:
@@ -75,7 +75,7 @@ def show(name: Name = "smollm2") -> None:
     table.add_column(overflow="fold")
     for key, value in rows.items():
         table.add_row(key, value)
-    _console().print(table)
+    console().print(table)
 
 
 def remove(
@@ -138,7 +138,7 @@ def _size(path: Path) -> int:
     return sum(file.stat().st_size for file in files)
 
 
-def _console() -> Console:
+def console() -> Console:
     """Standard output; what is piped is neither coloured nor wrapped."""
     from rich.console import Console
 

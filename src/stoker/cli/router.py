@@ -107,6 +107,7 @@ async def serve(
     signal stops at once. SIGHUP reloads."""
     import signal
 
+    from stoker.cli.running import announced
     from stoker.router.managed.supervisor import Supervisor
     from stoker.router.server import RouterServer
 
@@ -120,13 +121,14 @@ async def serve(
     loop.add_signal_handler(signal.SIGHUP, reload.set)
     supervisor.start(managed)
     try:
-        server.manage(supervisor.names(), supervisor.restart)
+        server.manage(supervisor.names(), supervisor.restart, supervisor.memory)
         await server.start()
         typer.echo(_banner(server))
-        reloading = asyncio.create_task(_reload(server, supervisor, reload, load))
-        await stop.wait()
-        reloading.cancel()
-        await _drain(server, stop)
+        with announced("router", server.url, tuple(server.dispatcher.fleet.names())):
+            reloading = asyncio.create_task(_reload(server, supervisor, reload, load))
+            await stop.wait()
+            reloading.cancel()
+            await _drain(server, stop)
     finally:
         await supervisor.stop()
 
@@ -153,7 +155,7 @@ async def _reload(
                 leaving.add(task)
                 task.add_done_callback(leaving.discard)
         supervisor.start(one for one in managed if one.config.name not in supervisor.names())
-        server.manage(supervisor.names(), supervisor.restart)
+        server.manage(supervisor.names(), supervisor.restart, supervisor.memory)
         log.info("the configuration was reloaded")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -44,7 +45,7 @@ def usage(
         return
     from rich.console import Console
 
-    Console().print(usage_table(query, rows))
+    Console(width=None if sys.stdout.isatty() else 200).print(usage_table(query, rows))
 
 
 def usage_table(query: UsageQuery, rows: Sequence[UsageRow]) -> Table:

@@ -25,6 +25,7 @@ from stoker.engine.sampling_params import BeamSearchParams, SamplingParams
 from stoker.engine.scheduler import Schedule, Scheduler
 from stoker.engine.slots import SlotTable
 from stoker.engine.stats import EngineStats, StepStats
+from stoker.engine.step_timer import StepTimer
 from stoker.engine.structured import MaskPool
 from stoker.errors import ContextOverflow, EngineOverloaded, MemoryPlanError
 from stoker.model.tokenizer import Tokenizer
@@ -70,7 +71,8 @@ class Engine:
         self.slots = SlotTable(config.max_num_seqs, -(-self.max_model_len // cache.block_size))
         self.scheduler = Scheduler(config, self.pool, self.slots)
         self._admission = Admission(config, tokenizer, runner.spec.vocab_size, self.max_model_len)
-        self._processor = OutputProcessor(self.scheduler, tokenizer)
+        self.timer = StepTimer()
+        self._processor = OutputProcessor(self.scheduler, tokenizer, self.timer)
         self._masks = MaskPool(runner.spec.vocab_size)
         self._requests: dict[str, Request] = {}
         self._num_steps = 0
@@ -139,7 +141,7 @@ class Engine:
     ) -> Request:
         """The first half of `submit`: all its checks. May be called from another thread, which
         then has `num_queued` more requests on their way to `add`."""
-        self._check_load(len(prompt_token_ids), num_queued)
+        self.check_load(len(prompt_token_ids), num_queued)
         return self._admission.make_request(
             request_id,
             prompt_token_ids,
@@ -184,13 +186,26 @@ class Engine:
 
     def step(self) -> list[RequestOutput]:
         """Compute one batch. Returns what is new of each request, as its `output_kind` says."""
+        timer = self.timer
+        if timer.on:
+            timer.begin()
         schedule = self.scheduler.schedule(self._clock())
+        if timer.on:
+            timer.lap("schedule")
         if not schedule.sequences:
             return []
         built = build_batch(schedule, self.slots)
         if self._masks.is_busy:
             built.batch.before_sampling = self._masks.wait
-        return self.take_in(schedule, built, self.runner.run(built.batch))
+        if timer.on:
+            timer.lap("batch")
+        result = self.runner.run(built.batch)
+        if timer.on:
+            timer.lap_runner(result.timings, schedule.num_tokens)
+        outputs = self.take_in(schedule, built, result)
+        if timer.on:
+            timer.lap("results")
+        return outputs
 
     def take_in(
         self, schedule: Schedule, built: BuiltBatch, result: StepResult
@@ -235,12 +250,14 @@ class Engine:
             finished=dict(processor.finished),
         )
 
-    def embed(self, prompt: Sequence[int], pooling: Pooling) -> Float32Array:
+    def embed(self, prompt: Sequence[int], pooling: Pooling) -> Float32Array | None:
         """The pooled final hidden state of a prompt, `[hidden]`, computed at once.
+
+        None while running requests leave too little of the cache; who waits for its turn sets
+        `scheduler.admitting` to false until then, so that no other request takes the blocks.
 
         Raises:
             ContextOverflow: it is empty or longer than `max_model_len`.
-            EngineOverloaded: running requests leave too little of the cache.
         """
         if not 0 < len(prompt) <= self.max_model_len:
             raise ContextOverflow(
@@ -252,11 +269,8 @@ class Engine:
         tokens = np.array(prompt, np.int32)
         try:
             return embed_prompt(self.runner, self.pool, tokens, pooling, chunk)
-        except OutOfBlocksError as error:
-            seconds = self._retry.seconds(self._clock())
-            raise EngineOverloaded(
-                f"the cache is full: {error}; try again in {seconds:.0f} s", retry_after=seconds
-            ) from None
+        except OutOfBlocksError:
+            return None
         finally:
             self._tell_kv_events()
 
@@ -284,7 +298,9 @@ class Engine:
         if not self._requests:
             self.scheduler.check_idle()
 
-    def _check_load(self, num_tokens: int, num_queued: int) -> None:
+    def check_load(self, num_tokens: int, num_queued: int) -> None:
+        """Raises `EngineOverloaded` if too much waits for `num_tokens` more. May be called from
+        another thread, which then has `num_queued` more requests on their way."""
         waiting = self.scheduler.waiting
         limit = self.config.max_waiting_requests
         if limit and len(waiting) + num_queued >= limit:

@@ -15,6 +15,7 @@ from stoker.engine.sampling_params import RequestOutputKind
 from stoker.engine.scheduler import Scheduler
 from stoker.engine.sequence import Sequence, SequenceState
 from stoker.engine.stats import FinishedRequest, StepStats
+from stoker.engine.step_timer import StepTimer
 from stoker.engine.stop import StopStringFinder
 from stoker.engine.structured import Matcher
 from stoker.model.detokenizer import IncrementalDetokenizer
@@ -57,9 +58,10 @@ def _dead_end(request: Request) -> str | None:
 class OutputProcessor:
     """Takes sampled tokens into their sequences and says what is new."""
 
-    def __init__(self, scheduler: Scheduler, tokenizer: Tokenizer) -> None:
+    def __init__(self, scheduler: Scheduler, tokenizer: Tokenizer, timer: StepTimer) -> None:
         self._scheduler = scheduler
         self._tokenizer = tokenizer
+        self._timer = timer
         self.prompt_tokens = 0
         self.finished: Counter[str] = Counter()
         self._stats = StepStats()
@@ -173,7 +175,12 @@ class OutputProcessor:
                 answer.add_silently(token)
             self._finish(sequence, "stop", None if token in request.eos_token_ids else token)
         else:
+            timer = self._timer
+            if timer.on:
+                timer.lap("results")
             stop = answer.add(token)
+            if timer.on:
+                timer.lap("detokenize")
             if stop is not None:
                 self._finish(sequence, "stop", stop)
             elif matcher is not None and self._ends_grammar(matcher, token):
@@ -248,7 +255,12 @@ class OutputProcessor:
 
     def _finish(self, sequence: Sequence, reason: str, stop: int | str | None = None) -> None:
         self._scheduler.finish(sequence)
+        timer = self._timer
+        if timer.on:
+            timer.lap("results")
         sequence.answer.finish(reason, stop)
+        if timer.on:
+            timer.lap("detokenize")
         sequence.request.num_unfinished -= 1
 
     # ── outputs ─────────────────────────────────────────────────────────────────────────────

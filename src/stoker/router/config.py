@@ -16,7 +16,9 @@ from pydantic import (
     model_validator,
 )
 
+from stoker.errors import ConfigError
 from stoker.router.storage.url import check_url, default_url
+from stoker.telemetry.tracing.export import collector_url
 
 EngineKind = Literal["native", "vllm", "llama_cpp", "openai"]
 Ability = Literal["tools", "vision", "audio", "schema"]
@@ -50,6 +52,13 @@ Money = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _check_collector(endpoint: str) -> str:
+    try:
+        return collector_url(endpoint)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
 
 
 class Timeouts(_Section):
@@ -107,6 +116,8 @@ class Batches(_Section):
     """Files and batches."""
 
     file_limit: ByteSize = ByteSize(200 * 1024 * 1024)
+    storage_limit: ByteSize = ByteSize(10 * 1024**3)
+    storage_limit_per_key: ByteSize | None = None
     max_lines: Annotated[int, Field(ge=1)] = 50_000
     max_in_flight: Annotated[int, Field(ge=1)] = 256
     share: Annotated[float, Field(gt=0, le=1)] = 0.75
@@ -121,6 +132,7 @@ class RouterSection(_Section):
     policy: PolicyName = "auto"
     body_limit: ByteSize = ByteSize(32 * 1024 * 1024)
     drain: Seconds = 30.0
+    access_log: Annotated[str, Field(min_length=1)] | None = None
 
 
 class Speed(_Section):
@@ -137,21 +149,6 @@ class Price(_Section):
     cached_input_per_million: Money | None = None
     output_per_million: Money = 0.0
     per_hour: Money = 0.0
-
-    def of(
-        self, prompt_tokens: int, output_tokens: int, seconds: float, cached_tokens: int = 0
-    ) -> float:
-        """The price of so much work; `seconds` of the whole engine's time. `cached_tokens` of
-        the prompt had been computed before."""
-        cached_price = self.cached_input_per_million
-        if cached_price is None:
-            cached_price = self.input_per_million
-        return (
-            (prompt_tokens - cached_tokens) * self.input_per_million / 1e6
-            + cached_tokens * cached_price / 1e6
-            + output_tokens * self.output_per_million / 1e6
-            + seconds * self.per_hour / 3600
-        )
 
 
 class Supervision(_Section):
@@ -303,7 +300,7 @@ class RedisSettings(_Section):
 class Traces(_Section):
     """OpenTelemetry traces."""
 
-    endpoint: str | None = None
+    endpoint: Annotated[str, AfterValidator(_check_collector)] | None = None
 
 
 class Config(_Section):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING
 
 from stoker.api.errors import ApiError, bad_request, from_exception, model_not_found, unavailable
 from stoker.errors import EngineOverloaded, StokerError
+from stoker.router.access_log import AccessLog
 from stoker.router.admission import DrainRate, FairQueue
 from stoker.router.config import Config
 from stoker.router.engines.handle import EngineHandle
@@ -37,15 +38,18 @@ class Dispatcher:
     """Owns the fleet, the policy, the pools and every exchange under way."""
 
     def __init__(self, config: Config, policy: Policy, loop: asyncio.AbstractEventLoop) -> None:
-        self.config = config
+        self._use(config)
+        self.budget = RetryBudget(config.retries.budget)
+        self.backoff = Backoff(config.retries)
         self.fleet = Fleet(config, loop.time())
         self.policy = policy
         self.loop = loop
-        self.budget = RetryBudget(config.retries.budget)
-        self.backoff = Backoff(config.retries)
         self.metrics = RouterMetrics()
         self.ledger = Ledger(config, clock=loop.time)
         self.redis: RedisLink | None = None
+        self.memory_of: Callable[[str], int | None] = lambda name: None
+        """Bytes of memory that an engine has, by its name, where it runs under this router."""
+        self.access_log: AccessLog | None = None
         self.pods: Discovery | None = None
         self.tracer: RouterTracer | None = None
         self.active: set[Exchange] = set()
@@ -65,6 +69,13 @@ class Dispatcher:
         self._tick_due = loop.time() + _TICK_S
         self._timer = loop.call_later(_TICK_S, self._tick)
 
+    def _use(self, config: Config) -> None:
+        """Go by this configuration. What every request asks for is kept beside it, because to
+        read a validated setting costs ten times as much as to read an attribute."""
+        self.config = config
+        self.first_byte_s = config.timeouts.first_byte
+        self.idle_s = config.timeouts.idle
+
     @staticmethod
     def wall_clock() -> float:
         """Seconds since 1970."""
@@ -79,7 +90,7 @@ class Dispatcher:
         if config.retries != self.config.retries:
             self.budget = RetryBudget(config.retries.budget)
             self.backoff = Backoff(config.retries)
-        self.config = config
+        self._use(config)
         self.ledger.reconfigure(config)
         if policy is not None:
             self.policy = policy
@@ -110,20 +121,23 @@ class Dispatcher:
             if account is not self.ledger.keyring.anonymous:
                 features.caller = account.name
             features.model = self._model_for(features)
-            self._check_backend(features)
+            serving = self._serving(features)
+            if features.backend is not None:
+                self._check_backend(features, serving)
             self.ledger.check(account, features, has_body=bool(request.body))
-            grant = self.ledger.admit(account, features, self._serving(features))
+            grant = self.ledger.admit(account, features, serving)
         except StokerError as refused:
             self._refuse(request, responder, from_exception(refused), account, trace)
             return None
-        exchange = Exchange(self, request, features, responder, trace)
-        exchange.grant = grant
+        exchange = Exchange(self, request, features, responder, grant, trace)
         self.active.add(exchange)
         self.budget.pay_in()
-        if self.ledger.asks_others(account):
+        if self.ledger.shared is not None and self.ledger.asks_others(account):
             self._start(self._admit_shared(exchange, grant))
-        else:
+        elif self._queues or self.wants_tokens:
             self._seek(exchange)
+        else:
+            self._place(exchange, serving)
         return exchange
 
     def _seek(self, exchange: Exchange) -> None:
@@ -160,6 +174,11 @@ class Dispatcher:
         self.metrics.rejected["-", code] += 1
         if account is not None and error.status in (403, 429):
             self.ledger.refused(account, None)
+        if self.access_log is not None:
+            name = account.name if account is not None else ""
+            self.access_log.note(
+                request.id, name, None, None, f"refused: {code}", error.status, None, None, 0.0
+            )
         headers = error_headers(error) + own_headers(request.id, "refused")
         responder.respond(error.status, headers, error.body())
 
@@ -220,9 +239,8 @@ class Dispatcher:
             raise model_not_found(asked or model, self.fleet.names())
         return model
 
-    def _check_backend(self, features: Features) -> None:
-        model, now = features.model or "", self.loop.time()
-        if features.backend is None or self._serving(features) or self.fleet.expects(model, now):
+    def _check_backend(self, features: Features, serving: Sequence[EngineHandle]) -> None:
+        if serving or self.fleet.expects(features.model or "", self.loop.time()):
             return
         features.backend, asked = None, features.backend
         engines = self._serving(features)
@@ -235,29 +253,32 @@ class Dispatcher:
 
     def place(self, exchange: Exchange) -> None:
         """Choose an engine for an exchange and send it there, or let it wait for one."""
-        engines = self._choices(exchange)
+        self._place(exchange, self._serving(exchange.features))
+
+    def _place(self, exchange: Exchange, serving: Sequence[EngineHandle]) -> None:
+        engines = self._choices(exchange, serving)
         if engines:
             self._send(exchange, engines)
         else:
             self._queue(exchange)
 
     def _send(self, exchange: Exchange, engines: Sequence[EngineHandle]) -> None:
-        decision = self.policy.choose(exchange.features, engines)
-        engine = decision.engine
-        self.policy.placed(exchange.features, engine)
-        self.metrics.decisions[self.policy.name, engine.name] += 1
-        self.metrics.predicted_tokens += decision.known_tokens
-        exchange.send_to(engine, decision.reason)
+        policy, metrics, features = self.policy, self.metrics, exchange.features
+        engine, reason, known_tokens = policy.choose(features, engines)
+        exchange.send_to(engine, reason, known_tokens)
+        # Only now, while the engine already reads: what it costs to remember delays nobody.
+        policy.placed(features, engine)
+        metrics.decisions[policy.name, engine.name] += 1
+        metrics.predicted_tokens += known_tokens
 
-    def _choices(self, exchange: Exchange) -> list[EngineHandle]:
-        """The engines to choose from now.
+    def _choices(self, exchange: Exchange, serving: Sequence[EngineHandle]) -> list[EngineHandle]:
+        """The engines to choose from now, of those `serving` its model.
 
         Of those usable, the ones that have not failed this request; of those, the ones that
         nothing speaks against (a doubtful engine is better than none); of those, the ones with
         room.
         """
         now = self.loop.time()
-        serving = self._serving(exchange.features)
         failed_on = exchange.failed_on
         if not failed_on:
             engines = [engine for engine in serving if engine.ready(now)]
@@ -267,7 +288,7 @@ class Dispatcher:
         if failed_on:
             engines = [engine for engine in engines if engine not in failed_on] or engines
         engines = [engine for engine in engines if engine.trusted(now)] or engines
-        return [engine for engine in engines if engine.has_room]
+        return [engine for engine in engines if engine.has_place]
 
     # -- waiting
 
@@ -334,7 +355,7 @@ class Dispatcher:
         while queue:
             exchange = queue.first()
             assert exchange is not None
-            engines = self._choices(exchange)
+            engines = self._choices(exchange, self._serving(exchange.features))
             if not engines:
                 return
             queue.pop()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 import httptools
 
 from stoker.api.errors import ApiError, bad_request
+from stoker.router.heads import KnownHead, split_head
 from stoker.router.request import BodySink, Request, new_request_id
 from stoker.router.wire import (
     Headers,
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from stoker.router.server import RouterServer
 
 _MAX_HEAD_BYTES = 64 * 1024
-_MAX_REQUEST_ID = 128
 # After refusing a request that may still be arriving, what comes is read and dropped this long,
 # or the client would see a reset instead of the reason.
 _LINGER_S = 2.0
@@ -61,6 +61,11 @@ class ClientConnection(asyncio.Protocol):
         self._held = False
         self._begun = 0
         self._flushing = False
+        self._known: KnownHead[Request] | None = None
+        """The head of the last request that came whole."""
+        self._pieces: list[bytes] = []
+        self._missing = 0
+        """Of a body behind a known head: what came, and how much is still to come."""
         self.deadline = _NEVER
         """When the client has been idle, or slow with its request, for too long."""
         self._begin()
@@ -87,6 +92,7 @@ class ClientConnection(asyncio.Protocol):
         self._server.connections.discard(self)
         self._abandon()
         self._waiting.clear()
+        self._known = None
         self.deadline = _NEVER
         work, self._work = self._work, None
         if work is not None:
@@ -95,15 +101,82 @@ class ClientConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._closing:
             return
+        if self._missing:
+            self._gather(data)
+            return
+        known = self._known
+        if known is not None and not self._in_request:
+            found = known.body_of(data)
+            if found is not None and self._take(known.meaning, data, found[0], found[1]):
+                return
         # The request that all of `data` belongs to, if it belongs to one.
         whole = self._begun if self._in_request else self._begun + 1
+        alone = not self._in_request
         try:
             self._feed(data)
             if self._in_head and self._begun == whole:
                 self._count_head(len(data))
         except ApiError as error:
             self._bad(error)
+        else:
+            if alone and self._begun == whole and not self._in_request:
+                self._learn(data)
         self._next()
+
+    def _take(self, like: Request, data: bytes, begin: int, length: int) -> bool:
+        """Take a request behind a known head, if `data` has no more than that."""
+        came = len(data) - begin
+        if came > length or length > self._server.body_limit:
+            return False
+        if came == length:
+            self._arrived(like.again(data[begin:]))
+            return True
+        self._in_request = True
+        self._missing = length - came
+        self._pieces.append(data[begin:])
+        if self._request is None and not self._waiting:
+            self._rest()
+        return True
+
+    def _learn(self, data: bytes) -> None:
+        """`data` was one request, whole: know its head when it comes again."""
+        if not self._waiting:
+            return
+        request = self._waiting[-1]
+        if not isinstance(request, Request) or not request.keep_alive or not request.http11:
+            return
+        fields = request.fields
+        if request.upload is not None or b"expect" in fields or b"upgrade" in fields:
+            return
+        head = split_head(data, request.headers)
+        if head is not None and len(data) - head[2] == len(request.body):
+            self._known = self._server.known_head(head[0], head[1], request)
+
+    def _gather(self, data: bytes) -> None:
+        """A piece of a body behind a known head, and perhaps of what follows."""
+        missing = self._missing
+        rest = data[missing:]
+        self._pieces.append(data[:missing] if rest else data)
+        self._missing = max(0, missing - len(data))
+        if self._missing:
+            return
+        body = b"".join(self._pieces)
+        self._pieces = []
+        self._in_request = False
+        assert self._known is not None
+        self._arrived(self._known.meaning.again(body))
+        if rest:
+            self.data_received(rest)
+
+    def _arrived(self, request: Request) -> None:
+        """A request behind a known head is whole."""
+        if self._request is not None or self._waiting or self._flushing:
+            self._waiting.append(request)
+            self._next()
+            return
+        self.deadline = _NEVER
+        self._request = request
+        self._work = self._server.handle(request, self)
 
     def _feed(self, data: bytes) -> None:
         try:
@@ -210,12 +283,10 @@ class ClientConnection(asyncio.Protocol):
             http11=parser.get_http_version() == "1.1",
             keep_alive=parser.should_keep_alive(),
         )
-        given = request.fields.get(b"x-request-id", b"")
         request.upload, self._sink = self._sink, None
         if request.upload is not None:
             request.upload.end()
-        usable = 0 < len(given) <= _MAX_REQUEST_ID and given.isascii()
-        request.id = given if usable else new_request_id()
+        request.id = request.given_id or new_request_id()
         self._waiting.append(request)
         self._begin()
 
@@ -262,9 +333,9 @@ class ClientConnection(asyncio.Protocol):
     def _rest(self) -> None:
         """Nothing to answer: the client has this long for its next request, or for the rest of
         the one that has begun."""
-        timeouts = self._server.config.timeouts
-        wait = timeouts.client_request if self._in_request else timeouts.client_idle
-        self.deadline = self._server.loop.time() + wait
+        server = self._server
+        wait = server.client_request if self._in_request else server.client_idle
+        self.deadline = server.loop.time() + wait
 
     def _read_if(self, wanted: bool) -> None:
         wanted = wanted and not self._held
@@ -323,8 +394,19 @@ class ClientConnection(asyncio.Protocol):
         if request is None or transport is None:
             return
         length = b"" if status in _BODILESS else b"content-length: %d\r\n" % len(body)
-        head = self._head(status, headers, length)
-        transport.write(head if request.method == b"HEAD" else head + body)
+        if request.method == b"HEAD":
+            body = b""
+        if (
+            request.keep_alive
+            and request.http11
+            and not self._server.draining
+            and len(body) < 65536
+        ):
+            line, fields = status_line(status), join_headers(headers)
+            transport.write(b"%b%b%b\r\n%b" % (line, fields, length, body))
+        else:
+            transport.write(self._head(status, headers, length))
+            transport.write(body)
         self._answered()
 
     def start(self, status: int, headers: Headers, length: int | None) -> None:
@@ -370,10 +452,11 @@ class ClientConnection(asyncio.Protocol):
             transport.abort()
 
     def _head(self, status: int, headers: Headers, framing: bytes) -> bytes:
-        assert self._request is not None
-        if not self._request.keep_alive or self._server.draining:
+        request = self._request
+        assert request is not None
+        if not request.keep_alive or self._server.draining:
             framing += b"connection: close\r\n"
-        elif not self._request.http11:
+        elif not request.http11:
             framing += b"connection: keep-alive\r\n"
         return b"%b%b%b\r\n" % (status_line(status), join_headers(headers), framing)
 

@@ -7,12 +7,13 @@ would cost more than everything else here. The states, in order::
        ↑___________|_________|   (an attempt failed, and the client has not seen a byte)
 
 An answer that is not a stream is held until it is whole, and a stream's head until its first
-bytes, so that what breaks before is tried elsewhere and the client never knows.
+event, so that what breaks before is tried elsewhere and the client never knows.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from enum import Enum
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -23,10 +24,10 @@ from stoker.router.forwarding import (
     asks_usage,
     client_fields,
     content_length,
-    is_stream,
+    is_event_stream,
     request_body,
     request_head,
-    response_headers,
+    returned_fields,
 )
 from stoker.router.ledger.book import Outcome
 from stoker.router.ledger.ledger import Grant
@@ -36,7 +37,7 @@ from stoker.router.retries import retry_after_seconds
 from stoker.router.upstream import ResponseHead, UpstreamConnection, UpstreamFailure
 from stoker.router.usage import Usage, read_partial_usage, read_stream_usage, read_usage
 from stoker.router.usage_filter import UsageFilter
-from stoker.router.wire import error_headers, own_headers
+from stoker.router.wire import WrittenHeaders, error_headers, header_text
 
 if TYPE_CHECKING:
     from stoker.router.dispatcher import Dispatcher
@@ -62,47 +63,43 @@ class State(Enum):
     DONE = "done"
 
 
+# A member read from its Enum costs ten times as much as a name of the module.
+_WAITING, _CONNECTING, _SENT, _STREAMING, _DONE = State
+_ANSWERED, _FAILED, _CANCELLED = Outcome.ANSWERED, Outcome.FAILED, Outcome.CANCELLED
+
+
 class Exchange:
     """One request and its answer. `Dispatcher.submit` makes them."""
 
-    __slots__ = (
-        "_attempts",
-        "_before_last",
-        "_begin",
-        "_client_fields",
-        "_connection",
-        "_discarding",
-        "_dispatcher",
-        "_elsewhere",
-        "_engine_s",
-        "_events",
-        "_failures",
-        "_filter",
-        "_first_byte_at",
-        "_head",
-        "_held",
-        "_held_bytes",
-        "_is_stream",
-        "_last",
-        "_lease",
-        "_paused",
-        "_queued_at",
-        "_sent_at",
-        "_submitted_at",
-        "_timer",
-        "_trace",
-        "_unreachable_until",
-        "_was_stale",
-        "deadline",
-        "engine",
-        "failed_on",
-        "features",
-        "grant",
-        "reason",
-        "request",
-        "responder",
-        "state",
-    )
+    # What most exchanges never change is kept in the class, so that to begin one is cheap.
+    state = _WAITING
+    engine: EngineHandle | None = None
+    reason = "no engine chosen"
+    deadline = _NEVER
+    """When the present state will have lasted too long, on the loop's clock."""
+    failed_on: Sequence[EngineHandle] = ()
+    """Engines that failed this request: chosen again only when there is no other."""
+    _lease: Lease | None = None
+    _connection: UpstreamConnection | None = None
+    _attempts = 0
+    _failures = 0
+    _unreachable_until = _NEVER
+    _timer: asyncio.TimerHandle | None = None
+    _head: ResponseHead | None = None
+    _is_stream = False
+    _held: Sequence[bytes] = ()
+    _held_bytes = 0
+    _discarding: UpstreamFailure | None = None
+    _elsewhere = False
+    _paused = False
+    _was_stale = False
+    _last = _before_last = _begin = b""
+    _filter: UsageFilter | None = None
+    _events = 0
+    """Pieces of a stream that passed: about as many as tokens."""
+    _engine_s = 0.0
+    _queued_at: float | None = None
+    _sent_at = _first_byte_at = 0.0
 
     def __init__(
         self,
@@ -110,95 +107,71 @@ class Exchange:
         request: Request,
         features: Features,
         responder: Responder,
+        grant: Grant | None = None,
         trace: RequestTrace | None = None,
     ) -> None:
+        """`grant`: what its key's limits set aside for it, once they let it in."""
         self._dispatcher = dispatcher
         self._trace = trace
         self.request = request
         self.features = features
         self.responder = responder
-        self.state = State.WAITING
-        self.engine: EngineHandle | None = None
-        self.reason = "no engine chosen"
-        self.deadline = _NEVER
-        """When the present state will have lasted too long, on the loop's clock."""
-        self.failed_on: list[EngineHandle] = []
-        """Engines that failed this request: chosen again only when there is no other."""
-        self._lease: Lease | None = None
-        self._connection: UpstreamConnection | None = None
-        self._client_fields: bytes | None = None
-        self._attempts = 0
-        self._failures = 0
-        self._unreachable_until = _NEVER
-        self._timer: asyncio.TimerHandle | None = None
-        self._head: ResponseHead | None = None
-        self._is_stream = False
-        self._held: list[bytes] = []
-        self._held_bytes = 0
-        self._discarding: UpstreamFailure | None = None
-        self._elsewhere = False
-        self._paused = False
-        self._was_stale = False
-        self._last = self._before_last = self._begin = b""
-        self._filter: UsageFilter | None = None
-        self._events = 0
-        """Pieces of a stream that passed: about as many as tokens."""
-        self._engine_s = 0.0
-        self.grant: Grant | None = None
-        """What its key's limits set aside for it, once they let it in."""
+        self.grant = grant
         self._submitted_at = monotonic()
-        self._queued_at = self._sent_at = self._first_byte_at = self._submitted_at
 
     # -- to the engine
 
-    def send_to(self, engine: EngineHandle, reason: str) -> None:
-        """Send the request to the engine chosen."""
+    def send_to(self, engine: EngineHandle, reason: str, known_tokens: int) -> None:
+        """Send the request to the engine chosen, which need not read `known_tokens` of its
+        prompt."""
         self.engine = engine
         self.reason = reason
-        if self._queued_at != self._submitted_at:
-            self._dispatcher.metrics.queue_wait.observe(monotonic() - self._queued_at)
-        features, now = self.features, self._dispatcher.loop.time()
-        self._lease = engine.take(features.prompt_tokens, features.output_tokens, now)
+        dispatcher, features = self._dispatcher, self.features
+        if self._queued_at is not None:
+            dispatcher.metrics.queue_wait.observe(monotonic() - self._queued_at)
+        now = dispatcher.loop.time()
+        to_read = max(features.prompt_tokens - known_tokens, 1)
+        to_write = features.output_tokens * features.answers
+        self._lease = engine.take(to_read, to_write, now)
         if self._trace is not None:
             self._trace.attempt(engine, features.model, reason)
-        connection = self._dispatcher.pool(engine).idle()
+        connection = dispatcher.pool(engine).idle()
         if connection is None:
             self._connect(engine)
         else:
             self._send_over(connection, engine)
 
     def _connect(self, engine: EngineHandle) -> None:
-        self.state = State.CONNECTING
+        self.state = _CONNECTING
         self.deadline = _NEVER  # the pool has its own limit
         self._dispatcher.pool(engine).connect(self)
 
     def on_connected(self, connection: UpstreamConnection) -> None:
-        if self.state is not State.CONNECTING or self.engine is None:
+        if self.state is not _CONNECTING or self.engine is None:
             connection.pool.give_back(connection)  # the client left meanwhile
             return
         self.engine.connected()
         self._send_over(connection, self.engine)
 
     def on_connect_failed(self, failure: UpstreamFailure) -> None:
-        if self.state is State.CONNECTING:
+        if self.state is _CONNECTING:
             self._attempt_failed(failure)
 
     def _send_over(self, connection: UpstreamConnection, engine: EngineHandle) -> None:
-        request = self.request
+        dispatcher, request, features = self._dispatcher, self.request, self.features
         self._connection = connection
         self._attempts += 1
-        self.state = State.SENT
-        self._expect_within(self._dispatcher.config.timeouts.first_byte)
+        self.state = _SENT
+        self.deadline = dispatcher.loop.time() + dispatcher.first_byte_s
         self._sent_at = monotonic()
-        with_key = self._dispatcher.keys_pass
-        if self._client_fields is None:
-            own_trace = self._trace is not None
-            self._client_fields = client_fields(request, with_key=with_key, own_trace=own_trace)
-        self._filter = UsageFilter() if asks_usage(engine, self.features) else None
-        body = request_body(engine, self.features, request.body)
-        fields = self._client_fields
-        if self._trace is not None:
-            fields += self._trace.headers()
+        with_key = dispatcher.keys_pass
+        if features.lacks_usage:
+            self._filter = UsageFilter() if asks_usage(engine, features) else None
+        body = request_body(engine, features, request.body)
+        trace = self._trace
+        fields = client_fields(request, with_key=with_key, own_trace=trace is not None)
+        if trace is not None:
+            fields += trace.headers()
         head = request_head(engine, request, fields, len(body), with_key=with_key)
         connection.send(head, body, self)
 
@@ -212,8 +185,8 @@ class Exchange:
         assert engine is not None
         self._first_byte_at = monotonic()
         self._head = head
-        self._is_stream = is_stream(head)
-        if not self._is_stream or b"content-encoding" in head.fields:
+        self._is_stream = head.is_stream
+        if self._filter is not None and (not self._is_stream or b"content-encoding" in head.fields):
             self._filter = None
         if head.status >= 500:
             engine.breaker.failed(self._dispatcher.loop.time())
@@ -230,8 +203,8 @@ class Exchange:
                 self._discarding = UpstreamFailure(f"status {head.status}", status=head.status)
 
     def on_body(self, chunk: bytes) -> None:
-        self._expect_within(self._dispatcher.config.timeouts.idle)
-        if self.state is State.STREAMING:
+        self.deadline = self._dispatcher.loop.time() + self._dispatcher.idle_s
+        if self.state is _STREAMING:
             self._before_last, self._last = self._last, chunk
             self._events += chunk.count(b"data:")
             if self._filter is not None:
@@ -244,20 +217,29 @@ class Exchange:
                 self._drop_connection()
                 self._try_again(self._discarding)
             return
-        self._held.append(chunk)
-        if self._is_stream or self._held_bytes > _HOLD_LIMIT:
+        self._held = (*self._held, chunk)
+        if self._held_bytes > _HOLD_LIMIT or (self._is_stream and self._has_event(chunk)):
             self._start_streaming()
+
+    def _has_event(self, chunk: bytes) -> bool:
+        """Whether what is held, of which `chunk` is the end, has a stream's first whole event."""
+        head = self._head
+        if b"\n\n" in chunk or head is None or not is_event_stream(head):
+            return True
+        if len(self._held) > 1:
+            chunk = b"".join(self._held)
+        return b"\n\n" in chunk or b"\r\n\r\n" in chunk
 
     def _start_streaming(self) -> None:
         head = self._head
         assert head is not None
         if self._lease is not None:
             self._lease.prefilled()
-        self.state = State.STREAMING
+        self.state = _STREAMING
         length = content_length(head) if self._filter is None else None
         self.responder.start(head.status, self._answer_headers(head), length)
         self._last = self._begin = held = b"".join(self._held)
-        self._held.clear()
+        self._held = ()
         self._events += held.count(b"data:")
         if self._filter is not None:
             held = self._filter.feed(held)
@@ -268,13 +250,13 @@ class Exchange:
         assert head is not None
         if self._discarding is not None:
             self._try_again(self._discarding)
-        elif self.state is State.STREAMING:
+        elif self.state is _STREAMING:
             self._answered(head.status, self._streamed_usage())
             if self._filter is not None:
                 self.responder.write(self._filter.rest())
             self.responder.finish()
         else:
-            body = b"".join(self._held)
+            body = self._held[0] if len(self._held) == 1 else b"".join(self._held)
             self._answered(head.status, read_usage(body) if head.status == 200 else None)
             self.responder.respond(head.status, self._answer_headers(head), body)
 
@@ -290,11 +272,11 @@ class Exchange:
         """The engine's answer is over, whole or not: account for it, and end."""
         engine = self.engine
         assert engine is not None
-        metrics, model = self._dispatcher.metrics, self.features.model or "-"
-        first_byte = self._first_byte_at - self._sent_at
-        metrics.answered(model, engine.name, status, first_byte, monotonic() - self._submitted_at)
+        first_byte, total = self._first_byte_at - self._sent_at, monotonic() - self._submitted_at
+        self._dispatcher.metrics.answered(
+            self.features.model or "-", engine.name, status, first_byte, total, usage
+        )
         if usage is not None:
-            metrics.used(model, engine.name, usage)
             engine.meter.generated(usage.completion_tokens)
         self._done(status, usage, engine)
 
@@ -313,21 +295,23 @@ class Exchange:
         else:
             self._attempt_failed(failure)
 
-    def _answer_headers(self, head: ResponseHead) -> list[tuple[bytes, bytes]]:
-        headers = response_headers(head)
+    def _answer_headers(self, head: ResponseHead) -> WrittenHeaders:
         grant = self.grant
-        if grant is not None and grant.account.limited:
-            # An engine's limits are on the router; a client's are these.
-            headers = [field for field in headers if not field[0].startswith(b"x-ratelimit-")]
-        headers += self._stoker_headers()
-        return headers
+        # An engine's limits are on the router; a limited client's are its key's.
+        with_limits = grant is None or not grant.account.limited
+        return WrittenHeaders(returned_fields(head, with_limits=with_limits) + self._own_lines())
 
-    def _stoker_headers(self) -> list[tuple[bytes, bytes]]:
-        name = self.engine.name if self.engine is not None else "-"
-        headers = own_headers(self.request.id, self.reason, name)
-        if self.grant is not None and self.grant.account.limited:
-            headers += self._dispatcher.ledger.headers(self.grant)
-        return headers
+    def _own_lines(self) -> bytes:
+        """What every answer says, and how much is left of its key's limits."""
+        engine, grant = self.engine, self.grant
+        limits = b"" if grant is None else self._dispatcher.ledger.limit_lines(grant)
+        name = b"-" if engine is None else engine.name_bytes
+        return b"x-request-id: %b\r\nx-stoker-engine: %b\r\nx-stoker-reason: %b\r\n%b" % (
+            self.request.id,
+            name,
+            header_text(self.reason),
+            limits,
+        )
 
     # -- when an attempt fails
 
@@ -341,7 +325,7 @@ class Exchange:
         if not failure.sent:
             engine.connect_failed(now)
         self._dispatcher.doubt(engine)
-        if self.state is State.STREAMING:
+        if self.state is _STREAMING:
             self._dispatcher.metrics.broken[engine.name] += 1
             self._answered(502, None)
             self.responder.broken(
@@ -371,12 +355,12 @@ class Exchange:
             self._trace.attempt_failed(str(failure))
         self._leave_engine()
         if engine not in self.failed_on:
-            self.failed_on.append(engine)
+            self.failed_on = (*self.failed_on, engine)
         self._head = None
-        self._held.clear()
+        self._held = ()
         self._held_bytes = 0
         self._discarding = None
-        self.state = State.WAITING
+        self.state = _WAITING
         self.deadline = _NEVER
         dispatcher = self._dispatcher
         if self._elsewhere:
@@ -405,13 +389,13 @@ class Exchange:
 
     @property
     def over(self) -> bool:
-        return self.state is State.DONE
+        return self.state is _DONE
 
     def refuse(self, error: ApiError) -> None:
         """Answer with an error of the router's own."""
         if self.over:
             return
-        headers = error_headers(error) + self._stoker_headers()
+        headers = [*error_headers(error), *WrittenHeaders(self._own_lines())]
         code = error.info.code or error.info.type
         self._dispatcher.metrics.rejected[self.features.model or "-", code] += 1
         self._done(error.status, None, None)
@@ -419,15 +403,15 @@ class Exchange:
 
     def cancel(self) -> None:
         """The client left: stop the engine's work for it."""
-        if self.state in (State.SENT, State.STREAMING):
+        if self.state in (_SENT, _STREAMING):
             self._drop_connection()
             self._answered(CLIENT_LEFT, None)
-        elif self.state is not State.DONE:
+        elif self.state is not _DONE:
             self._done(CLIENT_LEFT, None, None)
 
     def engine_down(self) -> None:
         """The engine was found unhealthy: what has not begun to answer goes elsewhere."""
-        if self.state is State.SENT:
+        if self.state is _SENT:
             self._drop_connection()
             self._attempt_failed(UpstreamFailure("it became unhealthy"))
 
@@ -439,12 +423,12 @@ class Exchange:
     def expired(self) -> None:
         """`deadline` has passed."""
         self._drop_connection()
-        if self.state is State.WAITING:
+        if self.state is _WAITING:
             self._dispatcher.waited_too_long(self)
         elif self._paused:
             self._answered(CLIENT_LEFT, None)
             self.responder.broken("the answer was not read in time", event_stream=False)
-        elif self.state is State.SENT:
+        elif self.state is _SENT:
             self._attempt_failed(UpstreamFailure("no answer in time", timed_out=True))
         else:
             self._attempt_failed(UpstreamFailure("no more data in time", timed_out=True))
@@ -461,7 +445,7 @@ class Exchange:
         self._paused = False
         if self._connection is not None:
             self._connection.resume()
-            self._expect_within(self._dispatcher.config.timeouts.idle)
+            self._expect_within(self._dispatcher.idle_s)
 
     def _leave_engine(self) -> None:
         if self._lease is not None:
@@ -476,18 +460,32 @@ class Exchange:
 
     def _done(self, status: int, usage: Usage | None, engine: EngineHandle | None) -> None:
         """It is over; `engine` gave the answer, if one did."""
-        began, self.state = self.state, State.DONE
+        began, self.state = self.state, _DONE
         self.deadline = _NEVER
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._leave_engine()
+        if self._lease is not None:
+            self._leave_engine()
         self._dispatcher.finished(self)
         if self._trace is not None:
             first_byte = None if self._head is None else self._first_byte_at - self._sent_at
             self._trace.end(status, first_byte=first_byte, usage=usage)
         if self.grant is not None:
             self._settle(self.grant, began, status, usage, engine)
+        access_log = self._dispatcher.access_log
+        if access_log is not None:
+            access_log.note(
+                self.request.id,
+                self.grant.account.name if self.grant is not None else "",
+                self.features.model,
+                engine.name if engine is not None else None,
+                self.reason,
+                status,
+                usage,
+                self._first_byte_at - self._sent_at if self._head is not None else None,
+                monotonic() - self._submitted_at,
+            )
 
     def _settle(
         self,
@@ -498,11 +496,13 @@ class Exchange:
         engine: EngineHandle | None,
     ) -> None:
         """Account for what it took: as the engine says, else as far as can be guessed."""
-        outcome = Outcome.ANSWERED
+        outcome = _ANSWERED
         if status == CLIENT_LEFT:
-            outcome = Outcome.CANCELLED
+            outcome = _CANCELLED
         elif status >= 400:
-            outcome = Outcome.FAILED
+            outcome = _FAILED
+        if engine is not None and engine.kind == "llama_cpp" and self.features.answers > 1:
+            usage = None  # it tells what the first of several answers took
         guessed = usage is None and engine is not None and self._computed(began, status)
         if guessed and engine is not None:
             usage = self._guess(began, engine)
@@ -520,13 +520,13 @@ class Exchange:
         """Whether an engine worked on a prompt: what it refused, it did not."""
         if not self.features.prompt:
             return False
-        return began is State.STREAMING or status < 400 or status == CLIENT_LEFT
+        return began is _STREAMING or status < 400 or status == CLIENT_LEFT
 
     def _guess(self, began: State, engine: EngineHandle) -> Usage:
         """Tokens of an answer that does not tell: a stream's events; a whole answer's length; of
         one that the client did not wait for, what the engine does in the time it had."""
         features = self.features
-        if began is State.STREAMING and self._is_stream:
+        if began is _STREAMING and self._is_stream:
             written = self._events
         elif self._head is not None:
             written = self._held_bytes // BYTES_PER_TOKEN

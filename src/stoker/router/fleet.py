@@ -17,6 +17,7 @@ class Fleet:
         self._by_model: dict[str, tuple[EngineHandle, ...]] = {}
         self._expected: dict[str, float] = {}
         self._config = config.model_copy(update={"engines": ()})
+        self._aliases: dict[str, str] = {}
         self.replace(config, self.prepare(config, now))
 
     def prepare(self, config: Config, now: float) -> dict[str, EngineHandle]:
@@ -41,6 +42,7 @@ class Fleet:
         gone = [handle for handle in self.engines.values() if handle not in engines.values()]
         self.engines = engines
         self._config = config
+        self._aliases = dict(config.aliases)
         self._index()
         return gone
 
@@ -51,11 +53,11 @@ class Fleet:
 
     @property
     def aliases(self) -> Mapping[str, str]:
-        return self._config.aliases
+        return self._aliases
 
     def names(self) -> list[str]:
         """What a client may ask for: models and aliases."""
-        return sorted({*self._by_model, *self._config.aliases})
+        return sorted({*self._by_model, *self._aliases})
 
     def resolve(self, name: str | None) -> str | None:
         """The model meant by what a client asked for; None when it named none and there is no
@@ -67,7 +69,7 @@ class Fleet:
                 return next(iter(self._by_model))
             else:
                 return None
-        return self._config.aliases.get(name, name)
+        return self._aliases.get(name, name)
 
     def serving(self, model: str) -> tuple[EngineHandle, ...]:
         """The engines that serve a model, whatever their state."""

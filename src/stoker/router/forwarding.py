@@ -19,12 +19,19 @@ def client_fields(request: Request, *, with_key: bool, own_trace: bool = False) 
     `with_key`: whether the client's key is meant for the engine, not for the router;
     `own_trace`: whether the router says itself which trace the request is part of.
     """
-    ours = _OURS if with_key else _OURS_AND_KEY
-    if own_trace:
-        ours |= _TRACE
-    fields = end_to_end(request.headers, request.fields.get(b"connection"), ours)
-    fields.append((b"x-request-id", request.id))
-    return join_headers(fields)
+    memo = request.memo
+    fields = memo.forwarded_with_key if with_key else memo.forwarded
+    if fields is None:
+        ours = _OURS if with_key else _OURS_AND_KEY
+        if own_trace:
+            ours |= _TRACE
+        passing = end_to_end(request.headers, request.fields.get(b"connection"), ours)
+        fields = join_headers(passing)
+        if with_key:
+            memo.forwarded_with_key = fields
+        else:
+            memo.forwarded = fields
+    return b"%bx-request-id: %b\r\n" % (fields, request.id)
 
 
 def request_head(
@@ -66,15 +73,25 @@ def request_body(engine: EngineHandle, features: Features, body: bytes) -> bytes
     return with_model(body, served.own_name)
 
 
-def response_headers(head: ResponseHead) -> list[tuple[bytes, bytes]]:
-    """The fields of an engine's answer that pass to the client."""
-    return end_to_end(head.headers, head.fields.get(b"connection"), NOT_RETURNED)
+def returned_fields(head: ResponseHead, *, with_limits: bool) -> bytes:
+    """The fields of an engine's answer that pass to the client, as they are written.
+
+    `with_limits`: also an engine's own `x-ratelimit-…`.
+    """
+    fields = head.returned if with_limits else head.returned_without_limits
+    if fields is None:
+        passing = end_to_end(head.headers, head.fields.get(b"connection"), NOT_RETURNED)
+        if with_limits:
+            fields = head.returned = join_headers(passing)
+        else:
+            kept = [field for field in passing if not field[0].startswith(b"x-ratelimit-")]
+            fields = head.returned_without_limits = join_headers(kept)
+    return fields
 
 
-def is_stream(head: ResponseHead) -> bool:
-    """Whether the body is made to be read as it comes."""
-    content_type = head.fields.get(b"content-type", b"")
-    return content_type.startswith((b"text/event-stream", b"application/x-ndjson"))
+def is_event_stream(head: ResponseHead) -> bool:
+    """Whether the body is made of server-sent events."""
+    return head.fields.get(b"content-type", b"").startswith(b"text/event-stream")
 
 
 def content_length(head: ResponseHead) -> int | None:

@@ -24,10 +24,14 @@ _WHILE_DOWN_S = 0.5
 
 class _Meta(msgspec.Struct):
     n_ctx: int | None = None
+    n_vocab: int | None = None
+    n_embd: int | None = None
+    n_layer: int | None = None
+    size: int | None = None
 
 
 class _Model(msgspec.Struct):
-    """A model's card: vLLM's and ours have `max_model_len`, llama.cpp's `meta.n_ctx`."""
+    """A model's card: vLLM's and ours have `max_model_len`, llama.cpp's and ours a `meta`."""
 
     id: str
     max_model_len: int | None = None
@@ -49,7 +53,16 @@ class _ModelList(msgspec.Struct):
 def _engine_model(own_name: str, card: _Model | None, declared: int | None) -> EngineModel:
     if card is None:
         return EngineModel(own_name, declared)
-    return EngineModel(own_name, declared or card.context, adapter=card.parent is not None)
+    meta = card.meta or _Meta()
+    return EngineModel(
+        own_name,
+        declared or card.context,
+        adapter=card.parent is not None,
+        vocabulary=meta.n_vocab,
+        embedding_size=meta.n_embd,
+        layers=meta.n_layer,
+        size_bytes=meta.size,
+    )
 
 
 _models_decoder = msgspec.json.Decoder(_ModelList)

@@ -18,6 +18,7 @@ from stoker.errors import ConfigError, InvalidRequest
 from stoker.router.config import Config, PolicyName
 from stoker.router.engines.handle import EngineHandle, Lease
 from stoker.router.fleet import Fleet
+from stoker.router.managed.commands import served_name
 from stoker.router.policies import POLICIES
 from stoker.router.policies.work import rates_of
 from stoker.router.request import Features, Request, read_features
@@ -109,7 +110,8 @@ def replay(
             _finish(running, now)
         decision = chooser.choose(features, free)
         chooser.placed(features, decision.engine)
-        lease = decision.engine.take(features.prompt_tokens, features.output_tokens, now)
+        to_read = max(features.prompt_tokens - decision.known_tokens, 1)
+        lease = decision.engine.take(to_read, features.output_tokens * features.answers, now)
         seconds = _seconds(decision.engine, serving, features, decision.known_tokens)
         heapq.heappush(running, (now + seconds, next(numbers), lease))
         yield Placement(
@@ -122,12 +124,13 @@ def replay(
 
 
 def _fleet_on_paper(config: Config, models: Sequence[str | None]) -> Fleet:
-    """The configured engines, all well. One that does not say what it serves serves whatever
-    the trace asks for."""
+    """The configured engines, all well. One that runs elsewhere and does not say what it serves
+    serves whatever the trace asks for."""
     asked = {config.aliases.get(model, model) for model in models if model is not None}
     engines = []
     for engine in config.engines:
-        served = engine.models or {model: model for model in asked or {"any"}}
+        names = {served_name(engine)} if engine.model is not None else asked or {"any"}
+        served = engine.models or {name: name for name in names}
         update = {"url": engine.url or "http://127.0.0.1", "models": served}
         engines.append(engine.model_copy(update=update))
     fleet = Fleet(config.model_copy(update={"engines": tuple(engines)}))

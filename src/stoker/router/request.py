@@ -6,9 +6,8 @@ import itertools
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import IntEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -21,6 +20,7 @@ BYTES_PER_TOKEN = 4
 DEFAULT_MAX_TOKENS = 256
 """What a request without `max_tokens` is taken to generate, for weighing."""
 
+_MAX_REQUEST_ID = 128
 _STORED = b"/v1/responses/"
 _MULTIPART_MODEL = re.compile(rb'name="model"\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]{1,512})\r\n')
 
@@ -60,6 +60,33 @@ class BodySink(Protocol):
         """The rest of the body will never come."""
 
 
+class HeadMemo:
+    """What was worked out from a head, for all requests that have it."""
+
+    __slots__ = (
+        "digest",
+        "features",
+        "forwarded",
+        "forwarded_with_key",
+        "goes_to_engine",
+        "multipart",
+    )
+
+    def __init__(self) -> None:
+        self.digest: bytes | None = None
+        """SHA-256 of the key it brings; empty without one."""
+        self.forwarded: bytes | None = None
+        """The fields for engines, as they are written,"""
+        self.forwarded_with_key: bytes | None = None
+        """and where a client's key is meant for the engine."""
+        self.goes_to_engine = False
+        """Whether it is known to be for an engine, and not for a service of the router's own."""
+        self.features: Features | None = None
+        """What routing goes by, as far as the head tells."""
+        self.multipart = False
+        """Whether the body is a form."""
+
+
 class Request:
     """One HTTP request, body and all. Field names are in lower case."""
 
@@ -70,6 +97,7 @@ class Request:
         "http11",
         "id",
         "keep_alive",
+        "memo",
         "method",
         "on_behalf_of",
         "path",
@@ -102,8 +130,34 @@ class Request:
         """Who has taken the body, where it was not gathered in `body`."""
         self.on_behalf_of: str | None = None
         """The name of the key it counts for, where the router itself makes it."""
+        self.memo = HeadMemo()
+
+    def again(self, body: bytes) -> Request:
+        """Another request with the same head."""
+        other = _new_request(Request)
+        other.method = self.method
+        other.target = self.target
+        other.path = self.path
+        other.headers = self.headers
+        other.fields = self.fields
+        other.body = body
+        other.http11 = self.http11
+        other.keep_alive = self.keep_alive
+        given = self.given_id if b"x-request-id" in self.fields else b""
+        other.id = given or new_request_id()
+        other.upload = None
+        other.on_behalf_of = None
+        other.memo = self.memo
+        return other
+
+    @property
+    def given_id(self) -> bytes:
+        """The client's own id for it; empty without a usable one."""
+        given = self.fields.get(b"x-request-id", b"")
+        return given if len(given) <= _MAX_REQUEST_ID and given.isascii() else b""
 
 
+_new_request = Request.__new__
 _NONE = msgspec.Raw()
 
 
@@ -131,6 +185,7 @@ class _Body(msgspec.Struct):
 
 _decoder = msgspec.json.Decoder(_Body, strict=False)
 _fields_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_list_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 class _StreamOptions(msgspec.Struct):
@@ -145,8 +200,7 @@ _WRITES_NOTHING = frozenset((b"/v1/embeddings", b"/v1/rerank", b"/v1/score", b"/
 _WHERE = re.compile(r" - at `\$\.?([^`]*)`")
 
 
-@dataclass(slots=True)
-class Features:
+class Features(msgspec.Struct, eq=False):
     """What a policy may look at."""
 
     path: bytes
@@ -186,9 +240,13 @@ class Features:
     stream_options: bytes | None = None
     """Its `stream_options`, as JSON."""
     answers: int = 1
-    """How many answers to the prompt are wanted."""
+    """How many answers are wanted: to the prompt, or to all of a list of them."""
     block_hashes: list[int] | None = None
     """Chained hashes of the prompt's blocks, once a policy has asked for them."""
+
+    if TYPE_CHECKING:  # msgspec gives it to every Struct, and its stubs do not say so
+
+        def __copy__(self) -> Features: ...
 
     @property
     def estimated_tokens(self) -> int:
@@ -219,16 +277,19 @@ class Features:
         return frozenset(needs)
 
 
-def read_features(request: Request) -> Features:
-    """Read what routing needs. Raises `InvalidRequest` when the body is not a JSON object."""
-    features = Features(path=request.path, stored=request.path.startswith(_STORED))
+def _read_head(request: Request) -> Features:
+    """What the head says, for all requests that have it."""
+    path = request.path
+    features = Features(path=path, stored=path.startswith(_STORED))
     fields = request.fields
+    content_type = fields.get(b"content-type", b"")
+    request.memo.multipart = content_type.startswith(b"multipart/")
     session = fields.get(b"x-session-id")
     if session is not None:
         features.session = session.decode("latin-1")
-    backend = fields.get(b"x-stoker-backend", b"auto").decode("latin-1")
-    if backend != "auto":
-        features.backend = backend
+    backend = fields.get(b"x-stoker-backend")
+    if backend is not None and backend != b"auto":
+        features.backend = backend.decode("latin-1")
     features.caller = fields.get(b"authorization", b"").decode("latin-1")
     urgency = fields.get(b"x-stoker-urgency")
     if urgency is not None:
@@ -239,8 +300,18 @@ def read_features(request: Request) -> Features:
                 param="x-stoker-urgency",
             )
         features.urgency = _URGENCY[urgency]
-    content_type = fields.get(b"content-type", b"")
-    if content_type.startswith(b"multipart/"):
+    if path in _WRITES_NOTHING:
+        features.output_tokens = 0
+    return features
+
+
+def read_features(request: Request) -> Features:
+    """Read what routing needs. Raises `InvalidRequest` when the body is not a JSON object."""
+    memo = request.memo
+    if memo.features is None:
+        memo.features = _read_head(request)
+    features = memo.features.__copy__()
+    if memo.multipart:
         named = _MULTIPART_MODEL.search(request.body)
         if named:
             features.model = named[1].decode("utf-8", "replace")
@@ -259,31 +330,35 @@ def read_features(request: Request) -> Features:
         raise InvalidRequest(f"the body is not valid JSON: {error}") from None
     features.is_json = True
     features.model = features.asked_model = body.model
-    features.stream = bool(body.stream)
+    if body.stream:
+        features.stream = True
     features.user = body.user
     if body.previous_response_id is not None:
         features.stored = True
-    features.caller = features.caller or body.user or ""
-    features.max_tokens = _first(
-        body.max_tokens, body.max_completion_tokens, body.max_output_tokens
-    )
-    features.output_tokens = (
-        DEFAULT_MAX_TOKENS if features.max_tokens is None else features.max_tokens
-    )
-    if request.path in _WRITES_NOTHING:
-        features.output_tokens = 0
+    if body.user and not features.caller:
+        features.caller = body.user
+    most = _first(body.max_tokens, body.max_completion_tokens, body.max_output_tokens)
+    if most is not None:
+        features.max_tokens = most
+        if features.output_tokens:
+            features.output_tokens = most
     if body.n is not _NONE and (n := bytes(body.n)).isdigit():
         features.answers = max(1, min(int(n[:6]), 1000))
     if features.stream and request.path in _STREAMS_CHUNKS:
         _read_stream_options(features, body.stream_options)
+    preamble = b""
     for part in (body.system, body.instructions, body.tools):
         if part is not _NONE:
-            features.preamble += bytes(part)
+            preamble += bytes(part)
+    features.preamble = preamble
+    prompt = b""
     for part in (body.messages, body.prompt, body.input):
         if part is not _NONE:
-            features.prompt = bytes(part)
+            features.prompt = prompt = bytes(part)
+            if prompt.startswith((b'["', b"[[")):
+                features.answers *= _items(prompt)
             break
-    features.prompt_tokens = (len(features.preamble) + len(features.prompt)) // BYTES_PER_TOKEN + 1
+    features.prompt_tokens = (len(preamble) + len(prompt)) // BYTES_PER_TOKEN + 1
     if body.tools is not _NONE:
         features.has_tools = bytes(body.tools) not in (b"null", b"[]")
     if body.response_format is not _NONE:
@@ -291,6 +366,14 @@ def read_features(request: Request) -> Features:
     if body.structured_outputs is not _NONE:
         features.has_schema = bytes(body.structured_outputs) != b"null"
     return features
+
+
+def _items(prompt: bytes) -> int:
+    """How many prompts there are in a list of texts, or of lists."""
+    try:
+        return max(1, len(_list_decoder.decode(prompt)))
+    except msgspec.DecodeError:
+        return 1
 
 
 def _read_stream_options(features: Features, options: msgspec.Raw) -> None:

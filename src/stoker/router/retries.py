@@ -30,7 +30,8 @@ class RetryBudget:
         self._balance = _RESERVE if share > 0 else 0.0
 
     def pay_in(self) -> None:
-        self._balance = min(self._balance + self._share, _LIMIT)
+        if self._balance < _LIMIT:
+            self._balance += self._share
 
     def take(self) -> bool:
         if self._balance < 1.0:

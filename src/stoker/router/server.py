@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Iterable
+from weakref import WeakValueDictionary
 
-from stoker.api.errors import ApiError, method_not_allowed
+from stoker.api.errors import ApiError, internal_error, method_not_allowed
 from stoker.router import batch_route, xgen
+from stoker.router.access_log import AccessLog
 from stoker.router.batch_handler import BatchHandler
 from stoker.router.batches.routes import UPLOAD_PATH, FilesAndBatches, is_about_files
 from stoker.router.changes import FleetChanges
@@ -17,6 +19,7 @@ from stoker.router.control import Control
 from stoker.router.dispatcher import Dispatcher
 from stoker.router.downstream import ClientConnection, Work
 from stoker.router.engines.handle import EngineHandle
+from stoker.router.heads import KnownHead
 from stoker.router.kubernetes.access import find_access
 from stoker.router.kubernetes.api import PodApi
 from stoker.router.kubernetes.asking import asker
@@ -38,6 +41,22 @@ from stoker.telemetry.tracing.export import open_tracing
 # What probes and scrapers ask, without a key.
 _OPEN_PATHS = frozenset((b"/health", b"/ready", b"/metrics"))
 
+# Engines' routes that take nothing but a body; and a browser's question whether it may send one.
+_POSTED = frozenset(
+    (
+        b"/v1/chat/completions",
+        b"/v1/chat/completions/batch",
+        b"/v1/completions",
+        b"/v1/embeddings",
+        b"/v1/responses",
+        b"/v1/responses/input_tokens",
+        b"/v1/messages",
+        b"/v1/messages/count_tokens",
+        b"/tokenize",
+        b"/detokenize",
+    )
+)
+
 log = logging.getLogger(__name__)
 
 _SWEEP_S = 1.0
@@ -50,8 +69,8 @@ class RouterServer:
     """One router: `start` it inside a running loop, `stop` it to drain and close."""
 
     def __init__(self, config: Config) -> None:
-        self.config = config
         self.loop = asyncio.get_running_loop()
+        self._use(config)
         self.dispatcher = Dispatcher(config, POLICIES[config.router.policy](), self.loop)
         self.database = open_database(config.storage.url)
         self.connections: set[ClientConnection] = set()
@@ -67,6 +86,8 @@ class RouterServer:
             self.shared = SharedFleet(
                 self._link, lambda: dispatcher.fleet.engines, dispatcher.serve_queues
             )
+        self._heads: WeakValueDictionary[bytes, KnownHead[Request]] = WeakValueDictionary()
+        """Clients' heads: those with the same one share what is known of it."""
         self._services = xgen.PATHS | {batch_route.PATH, usage_route.PATH}
         self._tracing = open_tracing(config.traces.endpoint, service="stoker-router")
         if self._tracing is not None:
@@ -81,9 +102,25 @@ class RouterServer:
         self._managed: frozenset[str] = frozenset()
         self._followed: dict[EngineHandle, asyncio.Task[None]] = {}
 
+    def _use(self, config: Config) -> None:
+        """Go by this configuration. What every request asks for is kept beside it, because to
+        read a validated setting costs ten times as much as to read an attribute."""
+        self.config = config
+        self.body_limit: int = config.router.body_limit
+        self.client_request = config.timeouts.client_request
+        self.client_idle = config.timeouts.client_idle
+
     @property
     def draining(self) -> bool:
         return self.dispatcher.draining
+
+    def known_head(self, before: bytes, after: bytes, request: Request) -> KnownHead[Request]:
+        """The head of a request (`split_head`), to be known when it comes again."""
+        whole = b"%b\n%b" % (before, after)
+        known = self._heads.get(whole)
+        if known is None:
+            known = self._heads[whole] = KnownHead(before, after, request.again(b""))
+        return known
 
     @property
     def port(self) -> int:
@@ -111,6 +148,9 @@ class RouterServer:
     async def start(self) -> None:
         """Watch the engines and, once each has been probed, listen."""
         self._tasks.append(self.loop.create_task(self._sweep(), name="sweep"))
+        if self.config.router.access_log is not None:
+            access_log = self.dispatcher.access_log = AccessLog(self.config.router.access_log)
+            self._tasks.append(self.loop.create_task(access_log.run(), name="access log"))
         self._prober.start()
         self._changed()
         await self._keeper.start()
@@ -150,11 +190,15 @@ class RouterServer:
             log.warning("storage.url changes only when the router is restarted")
         if self.config.redis != config.redis:
             log.warning("redis changes only when the router is restarted")
+        if old.access_log != new.access_log:
+            log.warning("router.access_log changes only when the router is restarted")
+        elif self.dispatcher.access_log is not None:
+            self.dispatcher.access_log.reopen()
         if self.config.kubernetes != config.kubernetes:
             log.warning("kubernetes changes only when the router is restarted")
         if self.config.traces != config.traces:
             log.warning("traces.endpoint changes only when the router is restarted")
-        self.config = config
+        self._use(config)
         return await self._changes.reload(config)
 
     def _discover(self, config: Config) -> Discovery | None:
@@ -196,9 +240,15 @@ class RouterServer:
                 name = f"KV events of {engine.name}"
                 self._followed[engine] = self.loop.create_task(follower.run(), name=name)
 
-    def manage(self, names: Iterable[str], restart: Callable[[str], None]) -> None:
+    def manage(
+        self,
+        names: Iterable[str],
+        restart: Callable[[str], None],
+        memory: Callable[[str], int | None],
+    ) -> None:
         """The engines of these names run here: call `restart` for one that was well and has
-        answered no probe for `supervision.hung` seconds."""
+        answered no probe for `supervision.hung` seconds; `memory` tells the bytes that one has."""
+        self.dispatcher.memory_of = memory
         if not self._managed:
             self._tasks.append(self.loop.create_task(self._watch_hung(restart), name="hung"))
         self._managed = frozenset(names)
@@ -237,6 +287,8 @@ class RouterServer:
         await asyncio.gather(*tasks, return_exceptions=True)
         for connection in list(self.connections):
             connection.close()
+        if self.dispatcher.access_log is not None:
+            self.dispatcher.access_log.close()
         await self._keeper.flush()
         await self.database.close()
         if self.shared is not None:
@@ -247,7 +299,18 @@ class RouterServer:
             await asyncio.to_thread(self._tracing.close)
 
     def handle(self, request: Request, connection: ClientConnection) -> Work | None:
-        """Answer a request, or set going what will."""
+        """Answer a request, or set going what will. A fault of ours is answered with a 500."""
+        try:
+            return self._handle(request, connection)
+        except Exception:
+            name = request.id.decode("latin-1")
+            log.exception("request %s", name)
+            self._refuse(request, connection, internal_error(name))
+            return None
+
+    def _handle(self, request: Request, connection: ClientConnection) -> Work | None:
+        if request.memo.goes_to_engine:
+            return self.dispatcher.submit(request, connection)
         if request.path not in _OPEN_PATHS and self.dispatcher.ledger.required:
             try:
                 self.dispatcher.ledger.account_of(request)
@@ -256,21 +319,32 @@ class RouterServer:
                 return None
         reply = self._control.answer(request)
         if reply is not None:
-            headers = [
-                reply.content_type,
-                *own_headers(request.id, "answered by the router"),
-            ]
+            headers = [*reply.headers, *own_headers(request.id, "answered by the router")]
             connection.respond(reply.status, headers, reply.body)
             return None
         if is_about_files(request.path):
             return self._files.serve(request, connection)
+        if request.path in _POSTED and request.method not in (b"POST", b"OPTIONS"):
+            method, path = request.method.decode(), request.path.decode()
+            self._refuse(request, connection, method_not_allowed(method, path, "POST"))
+            return None
         if request.path not in self._services:
+            if batch_route.GATHER in request.fields:
+                return self._gather(request, connection)
+            request.memo.goes_to_engine = True
             return self.dispatcher.submit(request, connection)
         try:
             return self._serve(request, connection)
         except ApiError as error:
             self._refuse(request, connection, error)
             return None
+
+    def _gather(self, request: Request, connection: ClientConnection) -> Work | None:
+        """Answer a request that may go to an engine together with others."""
+        fields = batch_route.gatherable(request)
+        if fields is None:
+            return self.dispatcher.submit(request, connection)
+        return batch_route.GatheredWork(request, fields, connection, self._batches)
 
     def sink_for(
         self, method: bytes, target: bytes, headers: Headers, hold_reading: Callable[[bool], None]

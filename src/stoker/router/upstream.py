@@ -7,13 +7,14 @@ import contextlib
 import ssl
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import monotonic
 from typing import Protocol, cast
 
 import httptools
 
 from stoker.router.engines.handle import Address
+from stoker.router.heads import KnownHead, split_head
 from stoker.router.wire import Headers
 
 _MAX_IDLE = 512
@@ -45,7 +46,7 @@ class UpstreamFailure(Exception):
         return "failed" if self.sent else "unreachable"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class ResponseHead:
     """Status and fields of an engine's answer, names in lower case."""
 
@@ -53,6 +54,16 @@ class ResponseHead:
     headers: Headers
     fields: Mapping[bytes, bytes]
     """The same by name; of a name given twice, the last."""
+    is_stream: bool = field(init=False)
+    """Whether the body is made to be read as it comes."""
+    returned: bytes | None = field(init=False, default=None)
+    """What `forwarding.returned_fields` made of it, which several answers may share,"""
+    returned_without_limits: bytes | None = field(init=False, default=None)
+    """with and without the engine's limits."""
+
+    def __post_init__(self) -> None:
+        content_type = self.fields.get(b"content-type", b"")
+        self.is_stream = content_type.startswith((b"text/event-stream", b"application/x-ndjson"))
 
 
 class Receiver(Protocol):
@@ -140,6 +151,18 @@ class UpstreamConnection(asyncio.Protocol):
         if receiver is None:
             self.abort()  # an engine that speaks unasked cannot be trusted with the next request
             return
+        known = self.pool.known
+        if known is not None and not self._answered:
+            found = known.body_of(data)
+            if found is not None and len(data) - found[0] == found[1]:
+                self._answered = True
+                receiver.on_head(known.meaning)
+                if found[1] and self._receiver is receiver:
+                    receiver.on_body(data[found[0] :])
+                if self._receiver is receiver:
+                    self._finish(reusable=not self._last)
+                return
+        alone = not self._answered
         self._answered = True
         try:
             self._parser.feed_data(data)
@@ -153,6 +176,8 @@ class UpstreamConnection(asyncio.Protocol):
                 return
         if self._head is not None:
             head, self._head = self._head, None
+            if alone and self._complete and self._keep_alive:
+                self._learn(data, head)
             receiver.on_head(head)
         if self._chunks:
             chunk = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
@@ -161,6 +186,12 @@ class UpstreamConnection(asyncio.Protocol):
                 receiver.on_body(chunk)
         if self._complete and self._receiver is receiver:
             self._finish(reusable=self._keep_alive and not (self._in_body or self._last))
+
+    def _learn(self, data: bytes, head: ResponseHead) -> None:
+        """`data` was one answer, whole: know its head when it comes again."""
+        found = split_head(data, head.headers)
+        if found is not None and len(data) - found[2] == sum(map(len, self._chunks)):
+            self.pool.known = KnownHead(found[0], found[1], head)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.pool.lost(self)
@@ -212,11 +243,13 @@ class UpstreamConnection(asyncio.Protocol):
         receiver, self._receiver = self._receiver, None
         self._complete = self._in_body = self._until_close = False
         self.reused = True
-        self.resume()  # whoever has it next waits for an answer
-        if reusable and self._transport is not None and not self._transport.is_closing():
+        transport = self._transport
+        if self._paused:
+            self.resume()  # whoever has it next waits for an answer
+        if reusable and transport is not None and not transport.is_closing():
             self.pool.give_back(self)
-        elif self._transport is not None:
-            self._transport.close()
+        elif transport is not None:
+            transport.close()
         if receiver is not None:
             receiver.on_end()
 
@@ -241,6 +274,8 @@ class Pool:
         self._idle: deque[UpstreamConnection] = deque()
         self._connecting: set[asyncio.Task[None]] = set()
         self._closed = False
+        self.known: KnownHead[ResponseHead] | None = None
+        """The head of the last answer that came whole."""
 
     @property
     def idle_connections(self) -> int:

@@ -87,11 +87,12 @@ def _usage(wire: _Wire) -> Usage:
     cached = read or (details.cached_tokens if details else None)
     # Anthropic's input_tokens are without those read from a cache or written to it.
     prompt = (wire.prompt_tokens or wire.input_tokens or 0) + (read or 0) + (written or 0)
-    return Usage(
-        prompt_tokens=max(prompt, 0),
-        completion_tokens=max(wire.completion_tokens or wire.output_tokens or 0, 0),
-        cached_tokens=min(max(cached or 0, 0), max(prompt, 0)),
-    )
+    completion = wire.completion_tokens or wire.output_tokens or 0
+    if prompt < 0 or completion < 0:
+        prompt, completion = max(prompt, 0), max(completion, 0)
+    if not cached:
+        return Usage(prompt, completion)
+    return Usage(prompt, completion, min(max(cached, 0), prompt))
 
 
 def read_stream_usage(tail: bytes, begin: bytes = b"") -> Usage | None:

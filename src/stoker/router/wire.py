@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from http import HTTPStatus
+from typing import overload
 
 from stoker.api.errors import ApiError
 
@@ -52,7 +53,35 @@ def end_to_end(
     return [field for field in headers if field[0] not in dropped]
 
 
+class WrittenHeaders(Sequence[tuple[bytes, bytes]]):
+    """Fields that are kept as they are written, and taken apart only for who reads them."""
+
+    __slots__ = ("raw",)
+
+    def __init__(self, raw: bytes) -> None:
+        self.raw = raw
+
+    def _fields(self) -> list[tuple[bytes, bytes]]:
+        lines = self.raw.split(b"\r\n")[:-1]
+        return [(name, value) for name, _, value in (line.partition(b": ") for line in lines)]
+
+    def __len__(self) -> int:
+        return self.raw.count(b"\r\n")
+
+    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
+        return iter(self._fields())
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[bytes, bytes]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[tuple[bytes, bytes]]: ...
+    def __getitem__(self, index: int | slice) -> tuple[bytes, bytes] | list[tuple[bytes, bytes]]:
+        return self._fields()[index]
+
+
 def join_headers(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    if type(headers) is WrittenHeaders:
+        return headers.raw
     return b"".join([b"%b: %b\r\n" % field for field in headers])
 
 
@@ -73,6 +102,8 @@ def error_headers(error: ApiError) -> list[tuple[bytes, bytes]]:
 
 def header_text(text: str) -> bytes:
     """`text` as a field value: one line of visible ASCII, whatever it came from."""
+    if text.isascii() and text.isprintable():
+        return text.encode()
     if not text.isprintable():
         text = "".join(c if c.isprintable() else "?" for c in text)
     return text.encode("ascii", "replace")

@@ -12,12 +12,14 @@ from time import monotonic
 from typing import Annotated, Any, Literal
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from stoker.api.errors import ApiError, bad_request, from_validation
+from stoker.api.errors import ApiError, bad_request
 from stoker.router.dispatcher import Dispatcher
-from stoker.router.engines.handle import EngineHandle
+from stoker.router.engines.handle import EngineHandle, EngineModel
+from stoker.router.engines.load import EngineLoad
 from stoker.router.exchange import Exchange
+from stoker.router.parse import parse_body
 from stoker.router.request import Request
 from stoker.router.responder import Responder
 from stoker.router.sse import EventReader
@@ -31,7 +33,7 @@ _EVENT_STREAM = (b"content-type", b"text/event-stream")
 class GenerateRequest(BaseModel):
     """What `/generate` takes."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     prompt: Annotated[str, Field(min_length=1)]
     max_tokens: Annotated[int, Field(ge=1)] = 1024
@@ -47,7 +49,7 @@ class GenerateRequest(BaseModel):
 
 def generate(request: Request, responder: Responder, dispatcher: Dispatcher) -> Exchange | None:
     """Answer a request for one of `PATHS`. Raises `ApiError` when it is not one."""
-    asked = _read(request.body)
+    asked = parse_body(request.body, GenerateRequest)
     if request.path == b"/generate/stream" and not asked.stream:
         raise bad_request("/generate/stream needs `stream: true`.", param="stream")
     body = asked.model_dump(exclude={"backend", "urgency"}, exclude_none=True)
@@ -75,47 +77,61 @@ def status(dispatcher: Dispatcher) -> bytes:
         own = [engine for engine in engines if engine.kind == kind]
         usable = [engine for engine in own if engine.usable(now)]
         if own or kind in ("vllm", "llama_cpp"):
+            engines_of_kind = {one.name: _engine_status(dispatcher, one) for one in own}
+            shown = engines_of_kind[usable[0].name] if usable else {}
             kinds[kind] = {
                 "available": bool(usable),
                 "load": min((engine.busy for engine in usable), default=0.0),
-                "engines": {engine.name: _engine_status(engine, now) for engine in own},
+                "memory_stats": shown.get("memory_stats"),
+                "model_info": shown.get("model_info"),
+                "engines": engines_of_kind,
             }
     return msgspec.json.encode({"timestamp": datetime.now(UTC).isoformat(), **kinds})
 
 
-def _engine_status(engine: EngineHandle, now: float) -> dict[str, Any]:
-    load = engine.load
+def _engine_status(dispatcher: Dispatcher, engine: EngineHandle) -> dict[str, Any]:
+    memory = dispatcher.memory_of(engine.name)
     return {
-        "available": engine.usable(now),
+        "available": engine.usable(dispatcher.loop.time()),
         "load": engine.busy,
         "in_flight": engine.in_flight,
         "capacity": engine.capacity,
         "tokens_per_second": engine.meter.tokens_per_s,
-        "model_info": {
-            name: {"own_name": model.own_name, "context": model.max_model_len}
-            for name, model in engine.models.items()
-        },
-        "memory_stats": None
-        if load is None
-        else {
-            "kv_cache_usage": load.kv_usage,
-            "num_blocks": load.num_blocks,
-            "block_size": load.block_size,
-            "running": load.running,
-            "waiting": load.waiting,
-        },
+        "memory_stats": _memory_stats(engine.load, memory),
+        "model_info": {name: _model_info(model) for name, model in engine.models.items()},
     }
 
 
-def _read(body: bytes) -> GenerateRequest:
-    try:
-        data = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise bad_request(f"The body is not valid JSON: {error}.") from None
-    try:
-        return GenerateRequest.model_validate(data)
-    except ValidationError as error:
-        raise from_validation(error.errors(), data) from None
+def _memory_stats(load: EngineLoad | None, memory: int | None) -> dict[str, Any] | None:
+    """`memory`: bytes that the engine's processes have; else what the engine says itself."""
+    if load is not None and memory is None:
+        memory = load.memory_bytes
+    if load is None and memory is None:
+        return None
+    return {
+        "kv_cache_usage": load and load.kv_usage,
+        "num_blocks": load and load.num_blocks,
+        "block_size": load and load.block_size,
+        "allocated_gb": _gb(memory),
+        "cached_gb": _gb(None if load is None else load.kv_bytes),
+        "running": load and load.running,
+        "waiting": load and load.waiting,
+    }
+
+
+def _model_info(model: EngineModel) -> dict[str, Any]:
+    return {
+        "own_name": model.own_name,
+        "context": model.max_model_len,
+        "vocabulary": model.vocabulary,
+        "embedding_size": model.embedding_size,
+        "layers": model.layers,
+        "size_gb": _gb(model.size_bytes),
+    }
+
+
+def _gb(nbytes: int | None) -> float | None:
+    return None if nbytes is None else round(nbytes / 1e9, 3)
 
 
 class _Choice(msgspec.Struct):

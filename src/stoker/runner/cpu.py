@@ -7,6 +7,7 @@ from typing import Literal
 from stoker import _kernels
 from stoker.model.spec import ModelSpec
 from stoker.model.weights.base import Weights
+from stoker.model.weights.files import release_pages
 from stoker.model.weights.names import weight_shapes
 from stoker.runner.base import Batch, CacheConfig, StepResult, TopLogprobs
 
@@ -59,6 +60,8 @@ class CPURunner:
             tensor = weights[name]
             if is_matrix(name, shape):
                 model.load_matrix(name, tensor.data, tensor.type, shape[1], weight_format)
+                # Packed, it is there twice: the file's copy would count until all are loaded.
+                release_pages(tensor.data)
             else:
                 model.load_vector(name, tensor.dequantize().reshape(-1))
         model.finish_loading()

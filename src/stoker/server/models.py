@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 
-from stoker.api.openai import ModelCard, ModelList
+from stoker.api.openai import ModelCard, ModelList, ModelMeta
 from stoker.server.openapi import errors
 from stoker.server.state import ServerState, state_of
 
@@ -32,4 +32,12 @@ def _card(state: ServerState, name: str) -> ModelCard:
         created=model.created,
         root=state.config.served_names[0],
         max_model_len=model.max_model_len,
+        meta=ModelMeta(
+            n_vocab=model.spec.vocab_size,
+            n_ctx=model.max_model_len,
+            n_ctx_train=model.spec.max_position,
+            n_embd=model.spec.hidden_size,
+            n_layer=model.spec.num_layers,
+            size=model.weight_bytes,
+        ),
     )

@@ -1,4 +1,5 @@
-"""The HTTP protocol, with an end to the patience for clients that do not read."""
+"""The HTTP protocol, with a short way for streams and an end to the patience for clients that do
+not read."""
 
 from __future__ import annotations
 
@@ -6,9 +7,45 @@ import asyncio
 import logging
 from typing import ClassVar
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from starlette.types import Scope
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 log = logging.getLogger(__name__)
+
+_EXTENSION = "stoker.body"
+
+
+class BodyWriter:
+    """Writes pieces of one response's body without a message and a coroutine for each.
+
+    For a body that has begun through ASGI's `send`, and will end through it.
+    """
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+        self._flow = cycle.flow
+        self._write = cycle.transport.write
+
+    def is_ready(self) -> bool:
+        """Whether a piece may be written now: the body goes on, in chunks, and the client reads
+        what was written before. Otherwise `send` knows what to do."""
+        cycle = self._cycle
+        return bool(
+            cycle.chunked_encoding
+            and not self._flow.write_paused
+            and not cycle.disconnected
+            and not cycle.response_complete
+        )
+
+    def write(self, piece: bytes) -> None:
+        """Write a piece, not empty, while `is_ready`."""
+        self._write(b"%x\r\n%b\r\n" % (len(piece), piece))
+
+
+def body_writer(scope: Scope) -> BodyWriter | None:
+    """The writer of this request's response; None where another protocol serves it."""
+    writer: BodyWriter | None = scope.get("extensions", {}).get(_EXTENSION, {}).get("writer")
+    return writer
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -21,6 +58,11 @@ class BoundedProtocol(HttpToolsProtocol):
 
     write_timeout: ClassVar[float]
     _stalled: asyncio.TimerHandle | None = None
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        if self.cycle is not None and self.cycle.scope is self.scope:
+            self.scope["extensions"] = {_EXTENSION: {"writer": BodyWriter(self.cycle)}}
 
     def pause_writing(self) -> None:
         super().pause_writing()

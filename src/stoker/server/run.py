@@ -8,6 +8,7 @@ kills the process, should the engine not answer.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import socket
@@ -92,6 +93,9 @@ class DrainingServer(uvicorn.Server):
         """Called ten times a second by uvicorn's main loop."""
         if self._state.loaded.is_set() and self._on_ready is not None:
             if self._state.failure is None:
+                # What is loaded stays: a full collection would look through all of it, for a
+                # tenth of a second in the middle of every stream.
+                gc.freeze()
                 self._on_ready()
             self._on_ready = None
         if self._state.failure is not None:

@@ -11,6 +11,8 @@ from starlette.requests import Request
 
 from stoker.api.errors import ApiError, bad_request, model_not_found, unavailable
 from stoker.engine.async_engine import AsyncEngine
+from stoker.model.bert import BertSpec
+from stoker.model.spec import ModelSpec
 from stoker.model.template import ChatTemplate
 from stoker.model.tokenizer import Tokenizer
 from stoker.runner.encoder import EncoderRunner
@@ -33,14 +35,19 @@ class ServedModel:
     metrics: EngineMetrics
     tracer: RequestTracer | None = None
     created: int = field(default_factory=lambda: int(time.time()))
+    weight_bytes: int | None = None
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self.engine.engine.runner.spec
 
     @property
     def hidden_size(self) -> int:
-        return self.engine.engine.runner.spec.hidden_size
+        return self.spec.hidden_size
 
     @property
     def vocab_size(self) -> int:
-        return self.engine.engine.runner.spec.vocab_size
+        return self.spec.vocab_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +60,19 @@ class ServedEncoder:
     created: int = field(default_factory=lambda: int(time.time()))
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     """One request computes at a time, with all the processors."""
+    weight_bytes: None = None
+
+    @property
+    def spec(self) -> BertSpec:
+        return self.encoder.spec
 
     @property
     def hidden_size(self) -> int:
-        return self.encoder.spec.hidden_size
+        return self.spec.hidden_size
 
     @property
     def vocab_size(self) -> int:
-        return self.encoder.spec.vocab_size
+        return self.spec.vocab_size
 
 
 class ServerState:

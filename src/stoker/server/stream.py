@@ -1,8 +1,9 @@
 """A streamed answer, written straight to the connection: one write per engine step.
 
 Starlette's `StreamingResponse` would put an async generator and two tasks between the engine and
-the socket. Here one loop takes the engine's output, turns it into bytes and sends them; a second
-task watches for the client's leaving and keeps a silent connection alive.
+the socket. Here the engine's output becomes bytes and is written where it arrives, without waking
+a task, as long as the client reads; a task sends what came while it did not, and a second one
+watches for the client's leaving and keeps a silent connection alive.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from stoker.engine.async_engine import RequestStream
 from stoker.engine.outputs import RequestOutput
 from stoker.errors import StokerError
 from stoker.server.connection import ClientDisconnected, first_of
+from stoker.server.protocol import BodyWriter, body_writer
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +135,7 @@ class EventStream(LiveStream):
             if data := self._encoder.begin():
                 await send({"type": "http.response.body", "body": data, "more_body": True})
             async with asyncio.timeout(self._timeout):
-                await self._pump_all(send)
+                await self._pump_all(send, body_writer(scope))
             return self._encoder.end()
         except TimeoutError:
             failure = timed_out(self._timeout or 0.0)
@@ -149,21 +151,38 @@ class EventStream(LiveStream):
         for stream in self._streams:
             await stream.aclose()
 
-    async def _pump_all(self, send: Send) -> None:
+    async def _pump_all(self, send: Send, writer: BodyWriter | None) -> None:
         if len(self._streams) == 1:
-            await self._pump(0, send)
+            await self._pump(0, send, writer)
             return
         try:
             async with asyncio.TaskGroup() as group:
                 for index in range(len(self._streams)):
-                    group.create_task(self._pump(index, send))
+                    group.create_task(self._pump(index, send, writer))
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
 
-    async def _pump(self, prompt_index: int, send: Send) -> None:
+    async def _pump(self, prompt_index: int, send: Send, writer: BodyWriter | None) -> None:
         encode = self._encoder.encode
         clock = asyncio.get_running_loop().time
-        async for output in self._streams[prompt_index]:
+        stream = self._streams[prompt_index]
+        sending = False
+        if writer is not None:
+            is_ready, write = writer.is_ready, writer.write
+
+            def write_now(output: RequestOutput) -> bool:
+                # What the task below is about to send comes first.
+                if sending or not is_ready():
+                    return False
+                if data := encode(prompt_index, output):
+                    write(data)
+                    self._last_sent = clock()
+                return True
+
+            stream.offer_to(write_now)
+        async for output in stream:
             if data := encode(prompt_index, output):
+                sending = True
                 await send({"type": "http.response.body", "body": data, "more_body": True})
+                sending = False
                 self._last_sent = clock()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.metrics_core import Metric
@@ -173,7 +173,8 @@ class EngineMetrics(Collector):
 
 
 def exposition(metrics: EngineMetrics) -> bytes:
-    """The metrics in Prometheus' text format."""
+    """The metrics, and those of the process, in Prometheus' text format."""
     registry = CollectorRegistry(auto_describe=False)
+    ProcessCollector(registry=registry)
     registry.register(metrics)
     return generate_latest(registry)

@@ -296,6 +296,37 @@ async def test_a_file_too_large(database_url: str) -> None:
         await _until_rows(fleet, 0)
 
 
+async def test_files_together_have_a_limit(database_url: str) -> None:
+    keys = {name: f"sk-{name}-{'x' * 32}" for name in ("ann", "bob")}
+    settings = {
+        "storage": {"url": database_url},
+        "batches": {"storage_limit": 5_000_000, "storage_limit_per_key": 3_000_000},
+        "keys": [
+            {"name": name, "hash": f"sha256:{hashlib.sha256(key.encode()).hexdigest()}"}
+            for name, key in keys.items()
+        ],
+    }
+
+    async with Fleet(FakeEngine("one"), **settings) as fleet:
+
+        async def upload(name: str, size: int) -> str:
+            sdk = fleet.sdk.with_options(api_key=keys[name])
+            return (await sdk.files.create(file=("f", bytes(size)), purpose="user_data")).id
+
+        first = await upload("ann", 2_000_000)
+        with pytest.raises(openai.APIStatusError) as refused:
+            await upload("ann", 1_500_000)
+        assert refused.value.status_code == 413
+        assert refused.value.code == "storage_limit_exceeded"
+        assert "the files of the key 'ann' may be 3000000 bytes" in refused.value.message
+        await upload("bob", 3_000_000)
+        with pytest.raises(openai.APIStatusError, match="all files together may be 5000000"):
+            await upload("ann", 1)
+        await fleet.sdk.with_options(api_key=keys["ann"]).files.delete(first)
+        await upload("ann", 2_000_000)
+        await _until_rows(fleet, 2)
+
+
 async def test_a_client_that_leaves_in_its_upload(fleet: Fleet) -> None:
     _, writer = await asyncio.open_connection("127.0.0.1", fleet.server.port)
     head = f"POST /v1/files HTTP/1.1\r\nhost: x\r\ncontent-type: {BOUNDARY}\r\n"

@@ -24,6 +24,7 @@ from ..fakes import (
     chunk,
     close_in_stream,
     hang,
+    reply,
     start_stream,
     status,
     stream_piece,
@@ -218,7 +219,7 @@ async def test_by_day_and_only_ones_own() -> None:
         denied = await one.client.get("/usage", params={"key": "alice"}, headers=theirs)
         assert denied.status_code == 403
         assert (await total(one, key="bob"))["requests"] == 1
-        for words in ({"by": "colour"}, {"since": "soon"}, {"what": "1"}):
+        for words in ({"by": "colour"}, {"since": "soon"}, {"until": ""}, {"what": "1"}):
             wrong = await one.client.get("/usage", params=words, headers=AUTH)
             assert wrong.status_code == 400
             assert wrong.json()["error"]["param"] == next(iter(words))
@@ -237,6 +238,30 @@ async def test_an_hours_price_is_divided_among_those_who_shared_it() -> None:
         assert first.give_back(1006.0) == pytest.approx(2 + 4 / 2)
         assert second.give_back(1007.0) == pytest.approx(4 / 2 + 1)
         assert second.give_back(1009.0) == 0.0
+
+
+async def test_lists_on_llama_cpp_are_estimated_because_it_counts_the_first_alone() -> None:
+    async def two(engine: FakeEngine, seen: Seen, writer: asyncio.StreamWriter) -> bool:
+        choices = [{"index": n, "text": "word " * 8} for n in range(2)]
+        usage = {"prompt_tokens": 1, "completion_tokens": 1}
+        body = json.dumps({"choices": choices, "usage": usage}).encode()
+        return await reply(writer, 200, body)
+
+    engines = FakeEngine("one", kind="llama_cpp"), FakeEngine("two", kind="native")
+    for engine in engines:
+        engine.default = two
+    async with fleet(*engines) as one:
+        body = {"model": "m", "prompt": ["a" * 80, "b" * 80], "max_tokens": 10}
+        for name in ("one", "two"):
+            headers = AUTH | {"x-stoker-backend": name}
+            await one.client.post("/v1/completions", json=body, headers=headers)
+        response = await one.client.get("/usage", params={"by": "engine"}, headers=AUTH)
+        rows = {row["engine"]: row for row in response.json()["data"]}
+    assert rows["one"]["estimated"] == 1
+    assert rows["one"]["prompt_tokens"] == 42
+    assert rows["one"]["completion_tokens"] == 20
+    assert rows["two"]["estimated"] == 0
+    assert rows["two"]["prompt_tokens"] == 1
 
 
 async def test_what_was_used_survives_a_restart() -> None:

@@ -11,11 +11,11 @@ from stoker.router.ledger.window import Window
 def test_a_full_window_says_when_there_is_room() -> None:
     window = Window(3)
     assert [window.take(1, at) for at in (100.0, 100.9, 130.5, 131.0)] == [True, True, True, False]
-    assert window.remaining(131.0) == 0
+    assert window.left(131.0)[0] == 0
     assert window.seconds_until(1, 131.0) == 30.0  # at 161 the second 100 has left
     assert window.seconds_until(3, 131.0) == 60.0
     assert window.seconds_until(4, 131.0) is None
-    assert window.seconds_until_whole(131.0) == 60.0
+    assert window.left(131.0)[1] == 60.0
     assert not window.take(1, 160.99)
     assert window.take(1, 161.0)
 
@@ -24,12 +24,12 @@ def test_a_correction_counts_where_it_was_taken() -> None:
     window = Window(100)
     assert window.take(60, 10.0)
     window.correct(-50, 10.0, 20.0)
-    assert window.remaining(20.0) == 90
+    assert window.left(20.0)[0] == 90
     window.correct(+95, 10.0, 20.0)  # it took more than was allowed
-    assert window.remaining(20.0) == 0
-    assert window.remaining(71.0) == 100
+    assert window.left(20.0)[0] == 0
+    assert window.left(71.0)[0] == 100
     window.correct(-50, 10.0, 80.0)  # long gone
-    assert window.remaining(80.0) == 100
+    assert window.left(80.0)[0] == 100
 
 
 @given(
@@ -53,5 +53,5 @@ def test_no_minute_has_more_than_the_limit(limit: int, steps: list[tuple[float, 
 
 def test_as_others_tell_it() -> None:
     window = Window(10, {100: 4, 159: 5})
-    assert window.remaining(160.0) == 1
+    assert window.left(160.0)[0] == 1
     assert window.seconds_until(3, 160.0) == 1.0

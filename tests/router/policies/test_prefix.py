@@ -5,10 +5,12 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stoker.router.engines.load import EngineLoad
 from stoker.router.policies.base import Decision
+from stoker.router.policies.cache_model import CacheModel
 from stoker.router.policies.cost import Cost
 from stoker.router.policies.prefix import Prefix
-from stoker.router.policies.prefix_index import BLOCK_BYTES, PrefixIndex, block_hashes
+from stoker.router.policies.prefix_index import BLOCK_BYTES, PrefixIndex, block_hashes, tokens_in
 
 from .fleets import chat, engine, fleet
 
@@ -129,12 +131,63 @@ def test_cost_weighs_what_is_known_against_the_queue() -> None:
     free = engine("free", speed={"decode": 100, "prefill": 1000})
     features = chat("a" * 40_000, max_tokens=1)
     policy.placed(features, knows)
-    knows.take(
-        100, 500, now=0.0
-    )  # 5.1 s of work; reading the prompt anew takes 10 s, three times weighed
-    assert policy.choose(features, [knows, free]).engine is knows
-    knows.take(100, 2500, now=0.0)  # 30.2 s
+    knows.take(100, 9500, now=0.0)  # 95.1 s of work; reading the prompt anew takes 10 s
+    decision = policy.choose(features, [knows, free])
+    assert decision == Decision(knows, "cost: 9728 of 10009 prompt tokens known", 9728)
+    knows.take(100, 500, now=0.0)  # 100.2 s
     assert policy.choose(features, [knows, free]).engine is free
+
+
+def test_cost_passes_over_an_engine_that_is_crowded_or_declared_much_slower() -> None:
+    knows, free = engine("knows"), engine("free")
+    policy, features = Cost(), chat("a" * 4000, max_tokens=1000)
+    policy.placed(features, knows)
+    for _ in range(8):
+        assert policy.choose(features, [knows, free]).engine is knows
+        knows.take(100, 100, now=0.0)
+    assert policy.choose(features, [knows, free]).engine is free
+    slow, fast = engine("slow", speed={"decode": 49}), engine("fast", speed={"decode": 100})
+    policy.placed(features, slow)
+    assert policy.choose(features, [slow, fast]).engine is fast
+    alike = engine("alike", speed={"decode": 51})
+    policy.placed(features, alike)
+    assert policy.choose(features, [alike, fast]).engine is alike
+
+
+def test_a_little_known_is_weighed_and_not_followed() -> None:
+    policy, engines = Cost(), [engine("knows", in_flight=7), engine("free")]
+    beginning = chat("a" * 1024)
+    policy.placed(beginning, engines[0])
+    longer = chat("a" * 1024, "b" * 4000, max_tokens=1)
+    assert policy.choose(longer, engines).engine is engines[1]
+
+
+def test_an_engines_cache_is_taken_for_no_larger_than_it_says() -> None:
+    caches, (one,) = CacheModel(), fleet(0)
+    one.load = EngineLoad(0.0, 0, 0, None, num_blocks=64, block_size=16)  # 1024 tokens
+    first, second, third = (chat(letter * 2048) for letter in "abc")  # 512 tokens each
+    for features in (first, second):
+        caches.add(features, one)
+    assert caches.match(first, [one]) == caches.match(second, [one]) == [512]
+    caches.add(first, one)  # used again, so it goes last
+    caches.add(third, one)
+    assert caches.match(first, [one]) == [512]
+    assert caches.match(second, [one]) == [0]
+    caches.forget(one)
+    assert caches.match(first, [one]) == [0]
+
+
+@given(st.lists(st.tuples(st.text("ab", max_size=3000), st.integers(1, 40)), max_size=20))
+def test_a_modelled_cache_is_counted_right(sent: list[tuple[str, int]]) -> None:
+    caches, (one,) = CacheModel(), fleet(0)
+    for prompt, blocks in sent:
+        one.load = EngineLoad(0.0, 0, 0, None, num_blocks=blocks, block_size=16)
+        features = chat(prompt)
+        caches.add(features, one)
+        [held] = caches.match(features, [one])
+        count = len(block_hashes(features))
+        fitting = (tokens_in(depth) for depth in range(count, -1, -1))
+        assert held == next(tokens for tokens in fitting if tokens <= blocks * 16)
 
 
 def test_cost_without_reuse_is_least_work() -> None:

@@ -88,7 +88,7 @@ def test_two_routers_that_know_each_others_load_choose_alike(data: st.DataObject
     for own, others in ((mine, theirs), (theirs, mine)):
         engines = fleet(*own)
         for handle, in_flight in zip(engines, others, strict=True):
-            handle.elsewhere = Elsewhere(2, in_flight)
+            handle.hear(Elsewhere(2, in_flight))
         data.draw(st.randoms()).shuffle(engines)  # whatever the order in their files
         decision = Session().choose(chat("x", user=key), engines)
         chosen.append((decision.engine.name, decision.reason))

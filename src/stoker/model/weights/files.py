@@ -7,6 +7,9 @@ import mmap
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from stoker.errors import ModelCorrupt, ModelNotFound
 
 
@@ -19,6 +22,20 @@ def map_file(path: Path) -> mmap.mmap:
         raise ModelCorrupt(f"{path}: the file is empty.") from None
     except OSError as error:
         raise ModelNotFound(f"{path}: {error.strerror}.") from error
+
+
+def release_pages(data: NDArray[Any]) -> None:
+    """Let go of the memory that a mapped file takes in this process, if `data` is a view of one.
+
+    What is read of it again comes from the system's cache of the file, or from the disk.
+    """
+    base: object = data
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, memoryview):
+        base = base.obj
+    if isinstance(base, mmap.mmap):
+        base.madvise(mmap.MADV_DONTNEED)
 
 
 def read_json(path: Path) -> dict[str, Any]:

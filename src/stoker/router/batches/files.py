@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from stoker.api.errors import ApiError
@@ -15,6 +16,26 @@ PIECE_BYTES = 1024 * 1024
 # A file that is not whole after so long never will be: its upload broke off with the router.
 _ABANDONED_S = 86400
 _COLUMNS = "id, size, created_at, filename, purpose, expires_at"
+
+
+@dataclass(frozen=True, slots=True)
+class StorageLimits:
+    """How many bytes may be stored of files, of everybody's and of one key's."""
+
+    together: int
+    per_key: int | None
+
+    def check(self, tx: Transaction, owner: str) -> None:
+        """Raises `ApiError` (413) when there is more."""
+        [together] = tx.row("SELECT SUM(size) FROM files") or [0]
+        if int(together or 0) > self.together:
+            raise _no_room("all files together", self.together, "batches.storage_limit")
+        if self.per_key is None:
+            return
+        [own] = tx.row("SELECT SUM(size) FROM files WHERE owner = ?", (owner,)) or [0]
+        if int(own or 0) > self.per_key:
+            whose = f"the files of the key {owner!r}"
+            raise _no_room(whose, self.per_key, "batches.storage_limit_per_key")
 
 
 class FileStore:
@@ -41,14 +62,23 @@ class FileStore:
         await self._database.write(work)
         return file_id
 
-    async def append(self, file_id: str, number: int, data: bytes) -> None:
-        """Add a piece; `number` from 0 without a gap."""
-        await self._database.write(
-            lambda tx: tx.execute(
+    async def append(
+        self, file_id: str, number: int, data: bytes, limits: StorageLimits | None = None
+    ) -> None:
+        """Add a piece; `number` from 0 without a gap. Raises `ApiError` (413) when there is no
+        room for it within `limits`."""
+
+        def work(tx: Transaction) -> None:
+            tx.execute(
                 "INSERT INTO file_pieces (file_id, number, data) VALUES (?, ?, ?)",
                 (file_id, number, data),
             )
-        )
+            tx.execute("UPDATE files SET size = size + ? WHERE id = ?", (len(data), file_id))
+            if limits is not None:
+                row = tx.row("SELECT owner FROM files WHERE id = ?", (file_id,))
+                limits.check(tx, "" if row is None else row[0])
+
+        await self._database.write(work)
 
     async def finish(
         self, file_id: str, size: int, purpose: str, expires_after: int | None
@@ -177,6 +207,17 @@ def _piece(tx: Transaction, file_id: str, number: int) -> Row | None:
 def _file(row: Row) -> File:
     file_id, size, created_at, filename, purpose, expires_at = row
     return File(file_id, size, created_at, filename, purpose, expires_at)
+
+
+def _no_room(what: str, limit: int, setting: str) -> ApiError:
+    return ApiError(
+        413,
+        f"There is no room for this file: {what} may be {limit} bytes ({setting}). Delete some "
+        "that are no longer needed, or upload with a shorter expires_after.",
+        param="file",
+        code="storage_limit_exceeded",
+        headers={"x-should-retry": "false"},
+    )
 
 
 def file_not_found(file_id: str) -> ApiError:

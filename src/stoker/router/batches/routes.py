@@ -13,7 +13,6 @@ from pydantic import BaseModel, ValidationError
 
 from stoker.api.errors import (
     ApiError,
-    bad_request,
     from_exception,
     from_validation,
     internal_error,
@@ -22,13 +21,14 @@ from stoker.api.errors import (
     unavailable,
 )
 from stoker.errors import StokerError, StorageError
-from stoker.router.batches.files import FileStore
+from stoker.router.batches.files import FileStore, StorageLimits
 from stoker.router.batches.holder import holder_name
 from stoker.router.batches.objects import BatchRequest, Deleted, FilesQuery, ListQuery, page
 from stoker.router.batches.runner import BatchRunner
 from stoker.router.batches.store import BatchStore
 from stoker.router.batches.upload import Upload
 from stoker.router.dispatcher import Dispatcher
+from stoker.router.parse import parse_body
 from stoker.router.request import Request
 from stoker.router.responder import Responder
 from stoker.router.storage import Database
@@ -76,13 +76,14 @@ class FilesAndBatches:
         if self._dispatcher.draining:
             raise unavailable("This router is shutting down.", code="draining")
         content_type = request.fields.get(b"content-type", b"")
-        limit = self._dispatcher.config.batches.file_limit
+        limits = self._dispatcher.config.batches
         return Upload(
             content_type,
             owner,
             self._files,
             self._runner.ready,
-            limit=limit,
+            limit=limits.file_limit,
+            storage=StorageLimits(limits.storage_limit, limits.storage_limit_per_key),
             hold_reading=hold_reading,
         )
 
@@ -179,14 +180,7 @@ class FilesAndBatches:
         )
 
     async def _create(self, request: Request) -> object:
-        try:
-            data = msgspec.json.decode(request.body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise bad_request(f"The body is not valid JSON: {error}.") from None
-        try:
-            asked = BatchRequest.model_validate(data)
-        except ValidationError as error:
-            raise from_validation(error.errors(), data) from None
+        asked = parse_body(request.body, BatchRequest)
         batch = await self._store.create(asked, self._owner(request))
         self._runner.look()
         return batch

@@ -13,6 +13,7 @@ import logging
 import random
 import time
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 
 import msgspec
 
@@ -20,6 +21,7 @@ from stoker.api.batch_lines import BatchLine, LineError, LineReader
 from stoker.api.errors import ApiError, ErrorInfo
 from stoker.errors import InvalidRequest, StorageError
 from stoker.router.ask import Answer, ask
+from stoker.router.batches.budget import Allowed, BatchBudget
 from stoker.router.batches.files import FileStore
 from stoker.router.batches.metrics import BatchMetrics
 from stoker.router.batches.objects import Batch
@@ -39,6 +41,8 @@ _MAX_ERRORS = 1000
 _NOT_NOW = frozenset((408, 429, 503))
 # The engine's fault, perhaps the line's: it is asked again this often in all.
 _BROKEN = frozenset((500, 502, 504))
+# An answer that says so will be the same next time.
+_NO_RETRY = (b"x-should-retry", b"false")
 _ATTEMPTS = 4
 _LONGEST_PAUSE_S = 30.0
 _URGENCY = (b"x-stoker-urgency", b"batch")
@@ -108,7 +112,7 @@ class BatchRun:
         if status == "failed":
             return
         if status == "in_progress":
-            await self._ask_until(batch.expires_at)
+            await self._ask_until(batch)
             status = await self._store.begin_finalizing(self.batch_id)
         ended = await write_outputs(self._store, self._files, batch, status)
         self._metrics.finished[ended] += 1
@@ -184,14 +188,14 @@ class BatchRun:
 
     # -- asking
 
-    async def _ask_until(self, expires_at: int) -> None:
+    async def _ask_until(self, batch: Batch) -> None:
         """Ask all lines; stop when the batch expires or is cancelled."""
-        asking = asyncio.create_task(self._ask_all())
+        asking = asyncio.create_task(self._ask_all(batch))
         stopped = asyncio.create_task(self._stopped.wait())
         try:
             await asyncio.wait(
                 (asking, stopped),
-                timeout=max(0.0, expires_at - time.time()),
+                timeout=max(0.0, batch.expires_at - time.time()),
                 return_when=asyncio.FIRST_COMPLETED,
             )
             if asking.done():
@@ -201,48 +205,92 @@ class BatchRun:
                 task.cancel()
             await asyncio.gather(asking, stopped, return_exceptions=True)
 
-    async def _ask_all(self) -> None:
-        endpoint = (await self._store.get(self.batch_id)).endpoint.encode()
-        owner = await self._store.owner(self.batch_id)
+    async def _ask_all(self, batch: Batch) -> None:
+        owner = await self._store.owner(batch.id)
+        endpoint = batch.endpoint.encode()
+        asked = _Asked(
+            endpoint, owner, BatchBudget(self._dispatcher, endpoint, owner, batch.expires_at)
+        )
         after = 0
         try:
             async with asyncio.TaskGroup() as group:
                 while page := await self._store.waiting_lines(self.batch_id, after, _PAGE):
                     for line in page:
+                        await asked.budget.wait_for(line)
                         await self._slots.take(line.model)
-                        group.create_task(self._ask_one(line, endpoint, owner))
+                        group.create_task(self._ask_one(line, asked))
                         await asyncio.sleep(0)  # it is counted at its engine before the next
                     after = page[-1].number
         except BaseExceptionGroup as several:
             raise several.exceptions[0] from None
 
-    async def _ask_one(self, line: Line, endpoint: bytes, owner: str) -> None:
-        """Ask until there is an answer to keep, and keep it. Holds a place all the while."""
-        async with self._slots.given():
-            failures = 0
-            pause = 0.5
-            while True:
-                request = Request(b"POST", endpoint, [JSON, _URGENCY], line.body)
-                request.id = new_request_id()
-                request.on_behalf_of = owner or None
-                answer = await ask(self._dispatcher, request)
-                failures += answer.status in _BROKEN
-                if answer.status not in _NOT_NOW and not (
-                    answer.status in _BROKEN and failures < _ATTEMPTS
-                ):
-                    break
-                self._metrics.lines["repeated"] += 1
-                await asyncio.sleep(pause * random.uniform(0.8, 1.2))
-                pause = min(pause * 2, _LONGEST_PAUSE_S)
-            result = _result(self.batch_id, line, answer, request.id)
-            while True:
-                try:
-                    new = await self._store.record(self.batch_id, [result])
-                    break
-                except StorageError as error:  # until `_keep` gives the batch up
-                    log.warning("batch %s, line %d: %s", self.batch_id, line.number, error)
-                    await asyncio.sleep(1.0)
-            self._metrics.lines["completed" if result.good else "failed"] += new
+    async def _ask_one(self, line: Line, asked: _Asked) -> None:
+        """Ask until there is an answer to keep, and keep it. Holds a place but while the key's
+        budget does not allow the line."""
+        while True:
+            async with self._slots.given():
+                answer, request_id = await self._answer_to(line, asked)
+                quota = _code(answer) == "insufficient_quota"
+                if not quota or asked.budget.allows(line) is Allowed.NEVER:
+                    await self._keep_result(_result(self.batch_id, line, answer, request_id))
+                    return
+            self._metrics.lines["repeated"] += 1
+            await asked.budget.wait_for(line)
+            await self._slots.take(line.model)
+
+    async def _answer_to(self, line: Line, asked: _Asked) -> tuple[Answer, bytes]:
+        """An answer that asking again would not better, and the request's id."""
+        failures = 0
+        pause = 0.5
+        while True:
+            request = Request(b"POST", asked.endpoint, [JSON, _URGENCY], line.body)
+            request.id = new_request_id()
+            request.on_behalf_of = asked.owner or None
+            answer = await ask(self._dispatcher, request)
+            failures += answer.status in _BROKEN
+            final = answer.status not in _NOT_NOW or _NO_RETRY in answer.headers
+            if final and not (answer.status in _BROKEN and failures < _ATTEMPTS):
+                return answer, request.id
+            self._metrics.lines["repeated"] += 1
+            await asyncio.sleep(pause * random.uniform(0.8, 1.2))
+            pause = min(pause * 2, _LONGEST_PAUSE_S)
+
+    async def _keep_result(self, result: Result) -> None:
+        while True:
+            try:
+                new = await self._store.record(self.batch_id, [result])
+                break
+            except StorageError as error:  # until `_keep` gives the batch up
+                log.warning("batch %s, line %d: %s", self.batch_id, result.number, error)
+                await asyncio.sleep(1.0)
+        self._metrics.lines["completed" if result.good else "failed"] += new
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What all lines of a batch have in common."""
+
+    endpoint: bytes
+    owner: str
+    budget: BatchBudget
+
+
+class _Error(msgspec.Struct):
+    code: str | None = None
+
+
+class _ErrorBody(msgspec.Struct):
+    error: _Error
+
+
+def _code(answer: Answer) -> str | None:
+    """The code of an error; None of any other answer."""
+    if answer.status < 400:
+        return None
+    try:
+        return msgspec.json.decode(answer.body, type=_ErrorBody).error.code
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
 
 
 def _read(reader: LineReader, lines: Sequence[bytes]) -> list[BatchLine | LineError | None]:

@@ -14,7 +14,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from stoker.api.errors import ApiError, bad_request, from_validation
 from stoker.errors import StokerError
-from stoker.router.batches.files import PIECE_BYTES, FileStore
+from stoker.router.batches.files import PIECE_BYTES, FileStore, StorageLimits
 from stoker.router.batches.objects import File, FileForm
 from stoker.router.batches.output import KEPT_S
 
@@ -48,6 +48,7 @@ class Upload:
         ready: Callable[[], Any],
         *,
         limit: int,
+        storage: StorageLimits,
         hold_reading: Callable[[bool], None],
     ) -> None:
         """`ready`: awaited before the first write. Raises `ApiError` when there is no form."""
@@ -59,6 +60,7 @@ class Upload:
         self._files = files
         self._ready = ready
         self._limit = limit
+        self._storage = storage
         self._hold_reading = hold_reading
         self._fields: dict[str, str] = {}
         self._filename: str | None = None
@@ -155,7 +157,7 @@ class Upload:
                     return await self._files.finish(
                         file_id, self._size, piece.purpose, piece.expires_after
                     )
-                await self._files.append(file_id, number, piece)
+                await self._files.append(file_id, number, piece, self._storage)
                 number += 1
                 if self._pieces.qsize() < _WAITING:
                     self._hold_reading(False)

@@ -13,6 +13,7 @@ from stoker.router.engines.breaker import CircuitBreaker
 from stoker.router.engines.health import HealthState
 from stoker.router.engines.load import EngineLoad
 from stoker.router.engines.meter import Meter
+from stoker.router.engines.tariff import Tariff
 
 # After a failed connection an engine is chosen last, this long at first, doubling up to the limit.
 _SUSPECT_S = 0.1
@@ -53,6 +54,11 @@ class EngineModel:
     max_model_len: int | None = None
     adapter: bool = False
     """Whether it is a LoRA adapter on another model."""
+    vocabulary: int | None = None
+    embedding_size: int | None = None
+    layers: int | None = None
+    size_bytes: int | None = None
+    """Of its weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +70,6 @@ class Elsewhere:
     in_flight: int = 0
     prompt_tokens: int = 0
     output_tokens: int = 0
-
-
-ALONE = Elsewhere()
 
 
 class EngineHandle:
@@ -96,6 +99,7 @@ class EngineHandle:
         "hold_until",
         "host_header",
         "in_flight",
+        "in_flight_everywhere",
         "kind",
         "kv_events",
         "kv_replay",
@@ -103,7 +107,9 @@ class EngineHandle:
         "meter",
         "models",
         "name",
+        "name_bytes",
         "output_tokens_in_flight",
+        "own_share",
         "path_prefix",
         "price",
         "prompt_tokens_in_flight",
@@ -113,6 +119,7 @@ class EngineHandle:
 
     def __init__(self, config: EngineConfig, breaker: Breaker, health: Health) -> None:
         self.name = config.name
+        self.name_bytes = config.name.encode()
         self.kind: EngineKind = config.kind
         if config.url is None:
             raise ConfigError(f"engine {config.name}: no `url`; `stoker up` starts such engines")
@@ -131,7 +138,7 @@ class EngineHandle:
         self.gpu = config.runs_on_gpu
         self.speed = config.speed
         """Declared; see `meter` for what was measured."""
-        self.price = config.price
+        self.price = Tariff(config.price) if config.price is not None else None
         self.abilities = config.abilities
         """What it can do beyond text; None when nothing is declared, so anything may be."""
         self.ask_usage = config.ask_usage
@@ -145,11 +152,15 @@ class EngineHandle:
         self.health = HealthState(health)
         self.load: EngineLoad | None = None
         self.draining = False
-        self.elsewhere = ALONE
+        self.elsewhere = Elsewhere()
         self.in_flight = 0
-        """This router's requests."""
+        """This router's requests,"""
+        self.in_flight_everywhere = 0
+        """and with them the other routers'."""
+        self.own_share = 0
+        """Of the capacity, this router's part where there are several."""
         self.prompt_tokens_in_flight = 0
-        """Of prompts not yet answered with a first byte."""
+        """Of prompts not yet answered with a first byte, what must be read anew."""
         self.output_tokens_in_flight = 0
         """That requests in flight may still generate."""
         self.hold_until = float("-inf")
@@ -166,22 +177,21 @@ class EngineHandle:
     @property
     def busy(self) -> float:
         """Load from 0 to 1: requests in flight against what the engine works on at once."""
-        return min(1.0, self.in_flight_everywhere / self.capacity)
+        load = self.in_flight_everywhere / self.capacity
+        return load if load < 1.0 else 1.0
 
     @property
-    def in_flight_everywhere(self) -> int:
-        """This router's requests and the others'."""
-        return self.in_flight + self.elsewhere.in_flight
-
-    @property
-    def has_room(self) -> bool:
+    def has_place(self) -> bool:
         """Whether it can take one more. A router may always use its share of the capacity: what
         others have is known a moment late, and must not keep it out for good."""
-        elsewhere, capacity = self.elsewhere, self.capacity
-        if elsewhere is ALONE:
-            return self.in_flight < capacity
-        share = max(1, capacity // elsewhere.routers)
-        return self.in_flight < share or self.in_flight + elsewhere.in_flight < capacity
+        return self.in_flight_everywhere < self.capacity or self.in_flight < self.own_share
+
+    def hear(self, elsewhere: Elsewhere) -> None:
+        """What other routers have here now."""
+        self.elsewhere = elsewhere
+        self.in_flight_everywhere = self.in_flight + elsewhere.in_flight
+        routers = elsewhere.routers
+        self.own_share = max(1, self.capacity // routers) if routers > 1 else 0
 
     @property
     def decode_rate(self) -> float | None:
@@ -198,11 +208,13 @@ class EngineHandle:
         return served is None or served.max_model_len is None or tokens <= served.max_model_len
 
     def take(self, prompt_tokens: int, output_tokens: int, now: float) -> Lease:
-        """Count one request as in flight; token counts are estimates."""
+        """Count one request as in flight: tokens it has still to read and may write, as far as
+        can be told before."""
         if self.in_flight == 0:
             self.meter.work_began(now)
         self.share(now)
         self.in_flight += 1
+        self.in_flight_everywhere += 1
         self.prompt_tokens_in_flight += prompt_tokens
         self.output_tokens_in_flight += output_tokens
         return Lease(self, prompt_tokens, output_tokens, self._share_s)
@@ -219,7 +231,7 @@ class EngineHandle:
     def ready(self, now: float) -> bool:
         """Usable, trusted and with room: the usual case, in one call."""
         return (
-            self.has_room
+            (self.in_flight_everywhere < self.capacity or self.in_flight < self.own_share)
             and self.health.healthy
             and not self.draining
             and self.hold_until <= now
@@ -281,6 +293,7 @@ class Lease:
             self._engine = None
             seconds = engine.share(now) - self._share_before
             engine.in_flight -= 1
+            engine.in_flight_everywhere -= 1
             engine.prompt_tokens_in_flight -= self._prompt_tokens
             engine.output_tokens_in_flight -= self._output_tokens
             if engine.in_flight == 0:

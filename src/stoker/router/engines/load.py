@@ -14,6 +14,9 @@ _KV_USAGE = (
     "vllm:gpu_cache_usage_perc",
     "llamacpp:kv_cache_usage_ratio",
 )
+# Settings of the cache that tell its size: ours and vLLM's, and that of vLLM on a CPU.
+_KV_BYTES = ("kv_cache_memory_bytes", "cpu_kvcache_space_bytes")
+_MEMORY = re.compile(r"^process_resident_memory_bytes(?:\{[^}]*\})? ([0-9.e+]+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,17 @@ class EngineLoad:
     num_blocks: int | None = None
     block_size: int | None = None
     """The KV cache's blocks, and the tokens in each, if the engine says."""
+    kv_bytes: int | None = None
+    """The memory of the KV cache,"""
+    memory_bytes: int | None = None
+    """and of the engine's process, if it says."""
+
+    @property
+    def cache_tokens(self) -> int | None:
+        """How many tokens the KV cache has room for, if the engine says."""
+        if self.num_blocks is None or self.block_size is None:
+            return None
+        return self.num_blocks * self.block_size
 
 
 def parse_load(text: str, now: float) -> EngineLoad | None:
@@ -44,6 +58,8 @@ def parse_load(text: str, now: float) -> EngineLoad | None:
         kv_usage=None if kv_usage is None else min(max(kv_usage, 0.0), 1.0),
         num_blocks=_cache_setting(text, "num_gpu_blocks"),
         block_size=_cache_setting(text, "block_size"),
+        kv_bytes=next(filter(None, (_cache_setting(text, name) for name in _KV_BYTES)), None),
+        memory_bytes=None if not (found := _MEMORY.search(text)) else int(float(found[1])),
     )
 
 

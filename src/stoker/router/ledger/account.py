@@ -10,11 +10,13 @@ from stoker.router.ledger.window import Window
 class Account:
     """A key, by its name; it outlives a change of the key's limits."""
 
-    __slots__ = ("limits", "name", "purse", "requests", "tokens")
+    __slots__ = ("limits", "models", "name", "purse", "requests", "tokens")
 
     def __init__(self, name: str, limits: KeyLimits) -> None:
         self.name = name
         self.limits = limits
+        self.models = limits.models
+        """Those it may use; None for all."""
         self.requests: Window | None = None
         self.tokens: Window | None = None
         """Windows of what this router let through."""
@@ -24,6 +26,7 @@ class Account:
     def set_limits(self, limits: KeyLimits) -> None:
         """Go on under other limits; what was used stays used."""
         self.limits = limits
+        self.models = limits.models
         self.requests = _window(self.requests, limits.requests_per_minute)
         self.tokens = _window(self.tokens, limits.tokens_per_minute)
         if limits.budget.per_day is None and limits.budget.per_month is None:
@@ -31,7 +34,7 @@ class Account:
         elif self.purse is None:
             self.purse = Purse(limits.budget)
         else:
-            self.purse.budget = limits.budget
+            self.purse.set_budget(limits.budget)
 
     @property
     def limited(self) -> bool:
@@ -40,7 +43,7 @@ class Account:
 
     def may_use(self, model: str | None, asked: str | None) -> bool:
         """Whether it may use a model, under its own name or the one the client asked for."""
-        models = self.limits.models
+        models = self.models
         return models is None or model in models or asked in models
 
 

@@ -28,6 +28,11 @@ def hash_of(key: str) -> str:
     return "sha256:" + hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
 
 
+def digest_of(key: bytes) -> bytes:
+    """What a presented key is looked up by; empty for no key."""
+    return hashlib.sha256(key).digest() if key else b""
+
+
 def presented(fields: Mapping[bytes, bytes]) -> bytes:
     """The key that a request brings, in OpenAI's way or Anthropic's; empty without one."""
     authorization = fields.get(b"authorization")
@@ -61,7 +66,11 @@ class Keyring:
 
         Looked up by its hash, so the time it takes tells nothing about other keys.
         """
-        return self._by_digest.get(hashlib.sha256(key).digest()) if key else None
+        return self.with_digest(digest_of(key))
+
+    def with_digest(self, digest: bytes) -> Account | None:
+        """The account of the key that `digest_of` made this of."""
+        return self._by_digest.get(digest)
 
     def set_configured(self, keys: Iterable[KeyConfig]) -> None:
         """The keys in `stoker.yaml`; they go before stored ones of the same name."""

@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterable
 from stoker.api.errors import ApiError, unauthorized
 from stoker.router.config import Config
 from stoker.router.engines.handle import EngineHandle
+from stoker.router.engines.tariff import Tariff
 from stoker.router.ledger.account import Account
 from stoker.router.ledger.book import Book, Outcome
-from stoker.router.ledger.keys import Keyring, presented
+from stoker.router.ledger.keys import Keyring, digest_of, presented
 from stoker.router.ledger.purse import DAY_S
 from stoker.router.ledger.refusals import (
     insufficient_quota,
-    limit_headers,
+    limit_lines,
     model_not_allowed,
     rate_limited,
 )
@@ -23,6 +24,10 @@ from stoker.router.request import Features, Request
 from stoker.router.shared.limits import Shared, SharedLimits
 from stoker.router.shared.link import RedisAway
 from stoker.router.usage import Usage
+from stoker.router.wire import WrittenHeaders
+
+# A member read from its Enum costs ten times as much as a name of the module.
+_ANSWERED = Outcome.ANSWERED
 
 
 class Grant:
@@ -73,7 +78,10 @@ class Ledger:
         if request.on_behalf_of is not None:
             account = self.keyring.account(request.on_behalf_of)
         elif self.required or len(self.keyring):
-            account = self.keyring.whose(presented(request.fields))
+            digest = request.memo.digest
+            if digest is None:
+                digest = request.memo.digest = digest_of(presented(request.fields))
+            account = self.keyring.with_digest(digest)
         else:
             return self.keyring.anonymous
         if account is not None:
@@ -84,7 +92,7 @@ class Ledger:
 
     def check(self, account: Account, features: Features, *, has_body: bool) -> None:
         """Raises `ApiError` (403) for a model that the key may not use."""
-        if account.limits.models is None or (features.model is None and not has_body):
+        if account.models is None or (features.model is None and not has_body):
             return
         if not account.may_use(features.model, features.asked_model):
             raise model_not_allowed(account, features.asked_model or features.model)
@@ -93,7 +101,7 @@ class Ledger:
         """Let a request in by this router's own count, or raise `ApiError` (429)."""
         cost = self.reserve_money(account, features, engines)
         grant = Grant(account, features.estimated_tokens, cost, self._clock())
-        if not self.asks_others(account):
+        if self.shared is None or not self.asks_others(account):
             self._take(grant)
         return grant
 
@@ -142,11 +150,22 @@ class Ledger:
         purse = account.purse
         if purse is None:
             return 0.0
-        cost = max((_estimate(engine, features) for engine in engines), default=0.0)
+        cost = self.estimate(features, engines)
         refusal = purse.refusal(cost, self._wall_clock())
         if refusal is not None:
             raise insufficient_quota(account, *refusal)
         purse.reserved += cost
+        return cost
+
+    def estimate(self, features: Features, engines: Iterable[EngineHandle]) -> float:
+        """What a request may cost on the dearest of `engines`."""
+        cost = 0.0
+        for engine in engines:
+            price = engine.price
+            if price is not None:
+                estimate = _estimate(engine, price, features)
+                if estimate > cost:
+                    cost = estimate
         return cost
 
     def _over(
@@ -167,14 +186,14 @@ class Ledger:
             purse.reserved = max(0.0, purse.reserved - grant.cost)
         grant.over = True
 
-    def headers(self, grant: Grant) -> list[tuple[bytes, bytes]]:
-        """What an answer says of its key's limits."""
-        account = grant.account
+    def limit_lines(self, grant: Grant) -> bytes:
+        """What an answer says of its key's limits, as it is written."""
+        account, shared = grant.account, grant.shared
         if account.requests is None and account.tokens is None:
-            return []
-        if grant.shared is not None:
-            return limit_headers(grant.shared.requests, grant.shared.tokens, grant.shared.now)
-        return limit_headers(account.requests, account.tokens, self._clock())
+            return b""
+        if shared is not None:
+            return limit_lines(shared.requests, shared.tokens, shared.now)
+        return limit_lines(account.requests, account.tokens, self._clock())
 
     # -- and out
 
@@ -196,16 +215,18 @@ class Ledger:
         if grant.over:
             return
         account = grant.account
+        prompt_tokens, completion_tokens = usage.prompt_tokens, usage.completion_tokens
         cost = 0.0
         if engine is not None and engine.price is not None:
-            cost = engine.price.of(
-                usage.prompt_tokens, usage.completion_tokens, seconds, usage.cached_tokens
-            )
-        self.release(grant)
-        if account.purse is not None:
-            account.purse.fresh += cost
+            cost = engine.price.of(prompt_tokens, completion_tokens, seconds, usage.cached_tokens)
+        grant.over = True
+        purse = account.purse
+        if purse is not None:
+            reserved = purse.reserved - grant.cost
+            purse.reserved = reserved if reserved > 0.0 else 0.0
+            purse.fresh += cost
         if account.tokens is not None:
-            took = usage.prompt_tokens + usage.completion_tokens
+            took = prompt_tokens + completion_tokens
             account.tokens.correct(took - grant.tokens, grant.second, self._clock())
             if grant.shared is not None and self.shared is not None:
                 self.shared.correct(account, int(grant.shared.now), took - grant.tokens)
@@ -213,14 +234,17 @@ class Ledger:
         name = engine.name if engine is not None else "-"
         tally = self.book.tally(int(self._wall_clock() // DAY_S), account.name, model, name)
         tally.requests += 1
-        if outcome is Outcome.FAILED:
+        if outcome is _ANSWERED:
+            pass
+        elif outcome is Outcome.FAILED:
             tally.failed += 1
         elif outcome is Outcome.CANCELLED:
             tally.cancelled += 1
-        tally.estimated += estimated
-        tally.prompt_tokens += usage.prompt_tokens
+        if estimated:
+            tally.estimated += 1
+        tally.prompt_tokens += prompt_tokens
         tally.cached_tokens += usage.cached_tokens
-        tally.completion_tokens += usage.completion_tokens
+        tally.completion_tokens += completion_tokens
         tally.engine_seconds += seconds
         tally.cost += cost
 
@@ -242,15 +266,16 @@ def over_limits(
     if tokens is not None:
         windows.append(("tokens", tokens, asked))
     error = rate_limited(account, windows, now)
-    for name, value in limit_headers(requests, tokens, now):
+    for name, value in WrittenHeaders(limit_lines(requests, tokens, now)):
         error.headers[name.decode()] = value.decode()
     return error
 
 
-def _estimate(engine: EngineHandle, features: Features) -> float:
+def _estimate(engine: EngineHandle, price: Tariff, features: Features) -> float:
     """What a request may cost on an engine: by its tokens, or by the time they would take it."""
-    if engine.price is None:
-        return 0.0
-    rate = engine.decode_rate
-    seconds = features.output_tokens / rate if rate else 0.0
-    return engine.price.of(features.prompt_tokens, features.output_tokens, seconds)
+    written = features.output_tokens * features.answers
+    seconds = 0.0
+    if price.per_hour:
+        rate = engine.decode_rate
+        seconds = written / rate if rate else 0.0
+    return price.of(features.prompt_tokens, written, seconds)

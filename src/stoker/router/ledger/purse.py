@@ -38,9 +38,10 @@ class Purse:
     """
 
     __slots__ = (
+        "_budget",
+        "_least",
         "_period",
         "_until",
-        "budget",
         "fresh",
         "leaving",
         "reserved",
@@ -49,7 +50,7 @@ class Purse:
     )
 
     def __init__(self, budget: Budget) -> None:
-        self.budget = budget
+        self.set_budget(budget)
         self.stored_day = 0.0
         self.stored_month = 0.0
         self.fresh = 0.0
@@ -58,13 +59,21 @@ class Purse:
         self._period = Period(0, 0, 0)
         self._until = -math.inf
 
+    def set_budget(self, budget: Budget) -> None:
+        """Go on with another budget; what was spent stays spent."""
+        self._budget = budget
+        limits = (budget.per_day, budget.per_month)
+        self._least = min(limit for limit in (*limits, math.inf) if limit is not None)
+
     def refusal(self, cost: float, now: float) -> tuple[str, float] | None:
         """Why `cost` more cannot be spent now, and when it could, in seconds; None if it can."""
-        period = self._turn(now)
+        period = self._turn(now) if now >= self._until else self._period
         committed = self.fresh + self.leaving + self.reserved
+        if self.stored_day + self.stored_month + committed + cost < self._least:
+            return None  # far from any limit
         for limit, stored, name, end in (
-            (self.budget.per_month, self.stored_month, "month", period.month_end),
-            (self.budget.per_day, self.stored_day, "day", period.day + 1),
+            (self._budget.per_month, self.stored_month, "month", period.month_end),
+            (self._budget.per_day, self.stored_day, "day", period.day + 1),
         ):
             if limit is None:
                 continue

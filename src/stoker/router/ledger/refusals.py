@@ -7,8 +7,7 @@ from collections.abc import Iterable
 
 from stoker.api.errors import ApiError
 from stoker.router.ledger.account import Account
-from stoker.router.ledger.window import Window
-from stoker.router.wire import Headers
+from stoker.router.ledger.window import SECONDS, Window
 
 _RATE_LIMIT = "rate_limit_error"
 
@@ -79,23 +78,29 @@ def rate_limited(
     )
 
 
-def limit_headers(
-    requests: Window | None, tokens: Window | None, now: float
-) -> list[tuple[bytes, bytes]]:
-    """OpenAI's `x-ratelimit-…` fields: how much is left of a minute's limits, and when they will
-    be whole again."""
-    fields: list[tuple[bytes, bytes]] = []
+def limit_lines(requests: Window | None, tokens: Window | None, now: float) -> bytes:
+    """OpenAI's `x-ratelimit-…` fields, as they are written: how much is left of a minute's
+    limits, and when they will be whole again."""
+    lines = b""
     if requests is not None:
-        fields += _fields(b"requests", requests, now)
+        left, seconds = requests.left(now)
+        lines = _REQUESTS % (requests.limit, left, _RESETS[math.ceil(seconds)])
     if tokens is not None:
-        fields += _fields(b"tokens", tokens, now)
-    return fields
+        left, seconds = tokens.left(now)
+        lines += _TOKENS % (tokens.limit, left, _RESETS[math.ceil(seconds)])
+    return lines
 
 
-def _fields(name: bytes, window: Window, now: float) -> Headers:
-    reset = math.ceil(window.seconds_until_whole(now))
-    return (
-        (b"x-ratelimit-limit-" + name, b"%d" % window.limit),
-        (b"x-ratelimit-remaining-" + name, b"%d" % window.remaining(now)),
-        (b"x-ratelimit-reset-" + name, b"1m%ds" % (reset - 60) if reset >= 60 else b"%ds" % reset),
-    )
+_REQUESTS, _TOKENS = (
+    b"x-ratelimit-limit-%b: %%d\r\n"
+    b"x-ratelimit-remaining-%b: %%d\r\n"
+    b"x-ratelimit-reset-%b: %%b\r\n" % (name, name, name)
+    for name in (b"requests", b"tokens")
+)
+
+
+# A window is whole again after `SECONDS` and what is left of the present second.
+_RESETS = tuple(
+    b"1m%ds" % (seconds - 60) if seconds >= 60 else b"%ds" % seconds
+    for seconds in range(SECONDS + 3)
+)

@@ -29,17 +29,18 @@ class Window:
             self._advance(second)
             self._put(second, amount)
 
-    def remaining(self, now: float) -> int:
-        self._advance(int(now))
-        return max(0, self.limit - self.used)
-
     def take(self, amount: int, now: float) -> bool:
         """Use so much, if there is so much left."""
         second = int(now)
-        self._advance(second)
-        if self.used + amount > self.limit:
+        if second > self._second:
+            self._advance(second)
+        used = self.used + amount
+        if used > self.limit:
             return False
-        self._put(second, amount)
+        self.used = used
+        self._slots[second % _SLOTS] += amount
+        if second > self._latest:
+            self._latest = second
         return True
 
     def note(self, amount: int, now: float) -> None:
@@ -50,11 +51,17 @@ class Window:
 
     def correct(self, difference: int, taken_at: float, now: float) -> None:
         """What was taken at `taken_at` turned out to be so much more, or less."""
-        second = int(taken_at)
-        self._advance(int(now))
+        second, present = int(taken_at), int(now)
+        if present > self._second:
+            self._advance(present)
         if self._second - second < _SLOTS:
-            difference = max(difference, -self._slots[second % _SLOTS])
-            self._put(second, difference)
+            slots, index = self._slots, second % _SLOTS
+            if difference < -slots[index]:
+                difference = -slots[index]
+            slots[index] += difference
+            self.used += difference
+            if second > self._latest:
+                self._latest = second
 
     def seconds_until(self, amount: int, now: float) -> float | None:
         """How long until so much is left; None if it never will be."""
@@ -70,10 +77,13 @@ class Window:
                 return second + _SLOTS - now
         raise AssertionError("a window is empty after a minute")
 
-    def seconds_until_whole(self, now: float) -> float:
-        """How long until all of the limit is left again."""
-        self._advance(int(now))
-        return self._latest + _SLOTS - now if self.used else 0.0
+    def left(self, now: float) -> tuple[int, float]:
+        """How much is left, and how long until all of the limit is left again."""
+        second = int(now)
+        if second > self._second:
+            self._advance(second)
+        left = self.limit - self.used
+        return left if left > 0 else 0, self._latest + _SLOTS - now if self.used else 0.0
 
     def _put(self, second: int, amount: int) -> None:
         self._slots[second % _SLOTS] += amount

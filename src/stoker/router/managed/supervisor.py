@@ -15,6 +15,7 @@ from pathlib import Path
 from stoker.router.config import EngineConfig, Supervision
 from stoker.router.managed import guard
 from stoker.router.managed.logs import EngineLog
+from stoker.router.managed.memory import resident_bytes
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,11 @@ class Supervisor:
     def names(self) -> list[str]:
         """The engines that are kept running."""
         return list(self._children)
+
+    def memory(self, name: str) -> int | None:
+        """Bytes of memory that an engine's processes have; None while it does not run."""
+        pid = self._children[name].pid if name in self._children else None
+        return None if pid is None else resident_bytes(pid)
 
     def restart(self, name: str) -> None:
         """End an engine that runs but does not answer; it is started again."""
@@ -124,6 +130,12 @@ class _Child:
                 break
             self.log.write(line)
         return await process.wait()
+
+    @property
+    def pid(self) -> int | None:
+        """The guard's; None while nothing runs."""
+        process = self._process
+        return None if process is None or process.returncode is not None else process.pid
 
     def terminate(self) -> None:
         if self._process is not None and self._process.returncode is None:

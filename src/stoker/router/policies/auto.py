@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from stoker.router.engines.handle import EngineHandle
 from stoker.router.policies.base import Decision, Policy
 from stoker.router.policies.cost import Cost
-from stoker.router.policies.prefix_index import PrefixIndex
 from stoker.router.policies.work import rates_of
 from stoker.router.request import Features, Urgency
 
@@ -31,8 +30,8 @@ LONG_OUTPUT_TOKENS = 1024
 class Auto(Policy):
     name = "auto"
 
-    def __init__(self, index: PrefixIndex | None = None) -> None:
-        self._cost = Cost(index)
+    def __init__(self) -> None:
+        self._cost = Cost()
 
     def choose(self, features: Features, engines: Sequence[EngineHandle]) -> Decision:
         able, why_able = _able(features, engines)

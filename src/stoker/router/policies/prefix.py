@@ -8,7 +8,7 @@ from stoker.router.engines.handle import EngineHandle
 from stoker.router.policies.base import Decision, Policy
 from stoker.router.policies.least_work import LeastWork
 from stoker.router.policies.prefix_index import PrefixIndex, block_hashes, tokens_in
-from stoker.router.policies.session import load_limit
+from stoker.router.policies.session import has_room
 from stoker.router.request import Features
 
 
@@ -18,17 +18,18 @@ class Prefix(Policy):
     name = "prefix"
 
     def __init__(self, index: PrefixIndex | None = None) -> None:
-        self._index = index or PrefixIndex()
+        self._index = PrefixIndex() if index is None else index
         self._by_load = LeastWork()
 
     def choose(self, features: Features, engines: Sequence[EngineHandle]) -> Decision:
         best, known, crowded = None, 0, 0
-        for engine, blocks in zip(engines, self._index.match(features, engines), strict=True):
+        for number, blocks in enumerate(self._index.match(features, engines)):
             if blocks == 0:
                 continue
-            if engine.in_flight_everywhere >= load_limit(engine, engines):
+            engine = engines[number]
+            if not has_room(engine, engines):
                 crowded += 1
-            elif best is None or (blocks, -engine.busy) > (known, -best.busy):
+            elif best is None or blocks > known or (blocks == known and engine.busy < best.busy):
                 best, known = engine, blocks
         if best is not None:
             reason = f"prefix: {known} of {len(block_hashes(features))} blocks"

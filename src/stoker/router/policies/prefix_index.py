@@ -7,32 +7,51 @@ the prompt all the same (model or LoRA adapter, tools, system text) is in the fi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 
 from stoker.router.engines.handle import EngineHandle
 from stoker.router.request import BYTES_PER_TOKEN, Features
 
 BLOCK_BYTES = 256
+"""The first blocks' length. Later ones grow with what precedes them, to between a 32nd and a 16th
+of it, so that a long prompt has hundreds of blocks and not thousands."""
 MAX_BLOCKS = 1 << 17
 """What the index remembers; the least recently used goes first. About 20 MB."""
 
 
+def _block_ends() -> Iterator[int]:
+    """Where blocks end in a prompt, in bytes."""
+    end = 0
+    while end < _LONGEST:
+        end += max(BLOCK_BYTES, 1 << (end.bit_length() - 5 if end else 0))
+        yield end
+
+
+_LONGEST = 1 << 32
+_ENDS = tuple(_block_ends())
+
+
 def block_hashes(features: Features) -> list[int]:
     """The chained hashes of a prompt's full blocks; kept in `features` for the next caller."""
-    if features.block_hashes is None:
+    hashes = features.block_hashes
+    if hashes is None:
         prompt = features.prompt
         parent = hash((features.model, features.preamble))
-        hashes = []
-        for end in range(BLOCK_BYTES, len(prompt) + 1, BLOCK_BYTES):
-            parent = hash((parent, prompt[end - BLOCK_BYTES : end]))
+        hashes, begin, length = [], 0, len(prompt)
+        for end in _ENDS:
+            if end > length:
+                break
+            parent = hash((parent, prompt[begin:end]))
             hashes.append(parent)
+            begin = end
         features.block_hashes = hashes
-    return features.block_hashes
+    return hashes
 
 
 def tokens_in(blocks: int) -> int:
-    """Roughly how many tokens so many blocks are."""
-    return blocks * BLOCK_BYTES // BYTES_PER_TOKEN
+    """Roughly how many tokens a prompt's first so many blocks are."""
+    return _ENDS[blocks - 1] // BYTES_PER_TOKEN if blocks else 0
 
 
 class PrefixIndex:
@@ -51,20 +70,28 @@ class PrefixIndex:
     def match(self, features: Features, engines: Sequence[EngineHandle]) -> list[int]:
         """For each of `engines`, how many of the prompt's first blocks it has seen."""
         depths = [0] * len(engines)
-        bits = [self._bits.get(engine, 0) for engine in engines]
-        left = 0
-        for bit in bits:
+        bits, left = [], 0
+        for engine in engines:
+            bit = self._bits.get(engine, 0)
+            bits.append(bit)
             left |= bit
         if not left:
             return depths
-        blocks = self._blocks
-        for depth, block in enumerate(block_hashes(features), 1):
-            left &= blocks.get(block, 0)
-            if not left:
-                break
-            for number, bit in enumerate(bits):
-                if left & bit:
-                    depths[number] = depth
+        blocks, depth = self._blocks, 0
+        for block in block_hashes(features):
+            still = left & blocks.get(block, 0)
+            if still != left:
+                lost = left ^ still
+                for number, bit in enumerate(bits):
+                    if lost & bit:
+                        depths[number] = depth
+                if not still:
+                    return depths
+                left = still
+            depth += 1
+        for number, bit in enumerate(bits):
+            if left & bit:
+                depths[number] = depth
         return depths
 
     def add(self, features: Features, engine: EngineHandle) -> None:
@@ -77,8 +104,9 @@ class PrefixIndex:
         # The last block first: when the oldest are dropped, a prefix outlives what follows it.
         for block in reversed(block_hashes(features)):
             blocks[block] = blocks.pop(block, 0) | bit
-        while len(blocks) > self._max_blocks:
-            del blocks[next(iter(blocks))]
+        if len(blocks) > self._max_blocks:
+            for block in list(islice(blocks, len(blocks) - self._max_blocks)):
+                del blocks[block]
 
     def forget(self, engine: EngineHandle) -> None:
         """The engine's cache is gone. Its bit is not used again until all are handed out anew."""

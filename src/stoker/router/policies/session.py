@@ -28,9 +28,18 @@ def load_limit(engine: EngineHandle, engines: Sequence[EngineHandle]) -> int:
     """How many requests `engine` may have in flight, the next included: `BOUND` times its share
     of all that `engines` have, or what it does with ease (an eighth of its capacity), so that
     quiet engines keep their sessions. Shares follow capacities."""
-    in_flight = sum(one.in_flight_everywhere for one in engines) + 1
-    share = engine.capacity / sum(one.capacity for one in engines)
+    in_flight, capacity = 1, 0
+    for one in engines:
+        in_flight += one.in_flight_everywhere
+        capacity += one.capacity
+    share = engine.capacity / capacity
     return max(math.ceil(BOUND * in_flight * share), engine.capacity // 8)
+
+
+def has_room(engine: EngineHandle, engines: Sequence[EngineHandle]) -> bool:
+    """Whether `engine` is below its `load_limit`; the usual case, in few steps."""
+    in_flight = engine.in_flight_everywhere
+    return in_flight < engine.capacity // 8 or in_flight < load_limit(engine, engines)
 
 
 class Session(Policy):
@@ -59,14 +68,14 @@ class Session(Policy):
         if self.moves is not None:
             self._serving.setdefault(features.model, set()).update(by_name)
             moved = by_name.get(self.moves.engine_of(_move_key(features.model, key)) or "")
-            if moved is not None and _below_limit(moved, engines):
+            if moved is not None and has_room(moved, engines):
                 return Decision(moved, "session: where it was last")
         passed = 0
         for name in self._ring.walk(key):
             engine = by_name.get(name)
             if engine is None:
                 continue
-            if _below_limit(engine, engines):
+            if has_room(engine, engines):
                 if passed == 0:
                     return Decision(engine, "session: its engine")
                 return Decision(engine, f"session: {passed} before it on the ring have too much")
@@ -87,10 +96,6 @@ class Session(Policy):
         self._ring.remove(engine.name)
         for serving in self._serving.values():
             serving.discard(engine.name)
-
-
-def _below_limit(engine: EngineHandle, engines: Sequence[EngineHandle]) -> bool:
-    return engine.in_flight_everywhere < load_limit(engine, engines)
 
 
 def _move_key(model: str | None, key: str) -> int:

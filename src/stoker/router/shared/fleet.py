@@ -142,10 +142,12 @@ class SharedFleet:
         self.routers = len(others) + 1
         for name, engine in self._engines().items():
             loads = [one[name] for one in others if name in one]
-            engine.elsewhere = Elsewhere(
-                self.routers,
-                sum(load[0] for load in loads),
-                sum(load[1] for load in loads),
-                sum(load[2] for load in loads),
+            engine.hear(
+                Elsewhere(
+                    self.routers,
+                    sum(load[0] for load in loads),
+                    sum(load[1] for load in loads),
+                    sum(load[2] for load in loads),
+                )
             )
         self._heard()

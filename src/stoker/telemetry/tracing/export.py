@@ -66,7 +66,7 @@ def open_tracing(
         return None
     if endpoint is not None:
         _check(environ)
-        return _open(_url(endpoint), service)
+        return _open(collector_url(endpoint), service)
     if environ.get("OTEL_TRACES_EXPORTER") == "none" or not (
         environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
         or environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
@@ -103,8 +103,11 @@ def _is_installed() -> bool:
         return False
 
 
-def _url(endpoint: str) -> str:
-    """The address that takes spans: of an address without a path, the usual one."""
+def collector_url(endpoint: str) -> str:
+    """The address that takes spans: of an address without a path, the usual one.
+
+    Raises `ConfigError` when it is none.
+    """
     parts = urlsplit(endpoint)
     if parts.scheme not in ("http", "https") or not parts.netloc:
         raise ConfigError(
@@ -144,7 +147,7 @@ def _exporter(url: str | None) -> SpanExporter:
         """OTLP over HTTP; says once that the collector is away, and once that it is back."""
 
         def __init__(self) -> None:
-            self._otlp = OTLPSpanExporter(endpoint=url)
+            self._otlp: SpanExporter = OTLPSpanExporter(endpoint=url)
             self._away = False
 
         def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
@@ -158,6 +161,6 @@ def _exporter(url: str | None) -> SpanExporter:
             return result
 
         def shutdown(self) -> None:
-            self._otlp.shutdown()  # type: ignore[no-untyped-call]
+            self._otlp.shutdown()
 
     return Exporter()

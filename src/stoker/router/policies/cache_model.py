@@ -1,0 +1,73 @@
+"""What engines' caches can still hold of the prompts they were sent.
+
+An approximation for engines that do not tell: a cache as large as the engine says, filled by what
+this router sent there; the least recently used goes first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stoker.router.engines.handle import EngineHandle
+from stoker.router.policies.prefix_index import block_hashes, tokens_in
+from stoker.router.request import Features
+
+UNKNOWN_TOKENS = 1 << 20
+"""Taken for the size of a cache whose engine does not tell it."""
+MAX_BLOCKS = 1 << 15
+"""What is remembered of one engine: about 3 MB."""
+
+
+class CacheModel:
+    """A model of each engine's cache, in the blocks of `prefix_index`."""
+
+    def __init__(self) -> None:
+        self._caches: dict[EngineHandle, _Cache] = {}
+
+    def match(self, features: Features, engines: Sequence[EngineHandle]) -> list[int]:
+        """For each of `engines`, how many of the prompt's first tokens it may hold."""
+        caches = self._caches
+        return [caches[engine].match(features) if engine in caches else 0 for engine in engines]
+
+    def add(self, features: Features, engine: EngineHandle) -> None:
+        """The engine was sent this prompt."""
+        cache = self._caches.get(engine)
+        if cache is None:
+            cache = self._caches[engine] = _Cache()
+        load = engine.load
+        size = None if load is None else load.cache_tokens
+        cache.add(features, size or UNKNOWN_TOKENS)
+
+    def forget(self, engine: EngineHandle) -> None:
+        """The engine's cache is gone."""
+        self._caches.pop(engine, None)
+
+
+class _Cache:
+    """One engine's: hashes of blocks with their tokens, the least recently sent first."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[int, int] = {}
+        self._tokens = 0
+
+    def match(self, features: Features) -> int:
+        blocks, depth = self._blocks, 0
+        for block in block_hashes(features):
+            if block not in blocks:
+                break
+            depth += 1
+        return tokens_in(depth)
+
+    def add(self, features: Features, size: int) -> None:
+        blocks = self._blocks
+        hashes = block_hashes(features)
+        # The last block first: when the oldest are dropped, a prefix outlives what follows it.
+        for depth in range(len(hashes), 0, -1):
+            block = hashes[depth - 1]
+            tokens = blocks.pop(block, 0)
+            if not tokens:
+                tokens = tokens_in(depth) - tokens_in(depth - 1)
+                self._tokens += tokens
+            blocks[block] = tokens
+        while self._tokens > size or len(blocks) > MAX_BLOCKS:
+            self._tokens -= blocks.pop(next(iter(blocks)))
