@@ -213,31 +213,29 @@ class Dispatcher:
 
     def _model_for(self, features: Features) -> str | None:
         asked = features.model
-        model = self.fleet.resolve(asked)
-        if model is not None and self.fleet.expects(model, self.loop.time()):
+        fleet = self.fleet
+        model = fleet.resolve(asked)
+        if model is not None and (fleet.serving(model) or fleet.expects(model, self.loop.time())):
             return model
-        if not self.fleet.engines:
+        if not fleet.engines:
             wait = self.config.health.interval
             raise unavailable("No engine is here yet.", code="no_engine_yet", retry_after=wait)
         if model is None:
             if not features.is_json:
                 return None  # nothing names a model, so any engine may answer
             raise bad_request(
-                f"`model` is required. Served here: {', '.join(self.fleet.names())}.",
+                f"`model` is required. Served here: {', '.join(fleet.names())}.",
                 param="model",
             )
-        if not self.fleet.serving(model):
-            silent = [one.name for one in self.fleet.engines.values() if not one.models]
-            if silent:
-                wait = self.config.health.interval
-                raise unavailable(
-                    f"The model {asked or model!r} is not known yet: {', '.join(silent)} did not "
-                    "say so far what they serve.",
-                    code="model_not_known_yet",
-                    retry_after=wait,
-                )
-            raise model_not_found(asked or model, self.fleet.names())
-        return model
+        silent = [one.name for one in fleet.engines.values() if not one.models]
+        if silent:
+            raise unavailable(
+                f"The model {asked or model!r} is not known yet: {', '.join(silent)} did not "
+                "say so far what they serve.",
+                code="model_not_known_yet",
+                retry_after=self.config.health.interval,
+            )
+        raise model_not_found(asked or model, fleet.names())
 
     def _check_backend(self, features: Features, serving: Sequence[EngineHandle]) -> None:
         if serving or self.fleet.expects(features.model or "", self.loop.time()):
