@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,12 +23,26 @@ _MAIN = "from stoker.cli.main import main; main()"
 class RouterProcess:
     """Runs until it is killed, at the latest when the context ends; may be started again."""
 
-    def __init__(self, directory: Path, config: dict[str, Any], *, name: str = "router") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        config: dict[str, Any] | None,
+        arguments: Sequence[str] = (),
+        *,
+        name: str = "router",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """With `config` in its file, or no file; `environment` beside this process' own."""
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self._file = directory / f"{name}.yaml"
-        section = {**config.get("router", {}), "port": self.port}
-        self._file.write_text(json.dumps({**config, "router": section}), encoding="utf-8")
+        file = directory / f"{name}.yaml"
+        if config is not None:
+            file.write_text(json.dumps(config), encoding="utf-8")
+        self._command = [
+            *(sys.executable, "-c", _MAIN, "router", str(file), "--port", str(self.port)),
+            *arguments,
+        ]
+        self._environment = {**os.environ, **(environment or {})}
         self._log = directory / f"{name}.log"
         self._process: subprocess.Popen[bytes] | None = None
         self.client = httpx.AsyncClient(base_url=self.url, timeout=60)
@@ -45,8 +61,7 @@ class RouterProcess:
 
     def _popen(self) -> subprocess.Popen[bytes]:
         with self._log.open("ab") as log:
-            command = [sys.executable, "-c", _MAIN, "router", str(self._file)]
-            return subprocess.Popen(command, stdout=log, stderr=log)
+            return subprocess.Popen(self._command, stdout=log, stderr=log, env=self._environment)
 
     def end(self, number: signal.Signals = signal.SIGKILL) -> None:
         if self._process is not None:
