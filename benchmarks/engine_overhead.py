@@ -30,7 +30,7 @@ from stoker.runner.base import Batch, CacheConfig, StepResult
 
 MEASURED_STEPS = 100
 WEIGHT_BYTES = 96 << 20
-PARTS = ("schedule", "batch", "text", "output")
+PARTS = ("schedule", "batch", "detokenize", "results")
 
 
 class NullRunner:

@@ -72,7 +72,7 @@ def test_the_parts_of_a_step_add_up(engine: Engine) -> None:
         40,
         0.010,
         {"matmul": 0.006, "sampling": 0.001},
-        {"schedule": 0.0004, "batch": 0.0008, "text": 0.0004, "output": 0.0004},
+        {"schedule": 0.0004, "batch": 0.0008, "detokenize": 0.0004, "results": 0.0004},
     )
     assert split.python == pytest.approx(0.003)
     assert split.lines() == [
@@ -84,12 +84,19 @@ def test_the_parts_of_a_step_add_up(engine: Engine) -> None:
         "    schedule       100.0 µs    4.0 %",
         "    batch          200.0 µs    8.0 %",
         "    call             0.0 µs    0.0 %",
-        "    text           100.0 µs    4.0 %",
-        "    output         100.0 µs    4.0 %",
+        "    detokenize     100.0 µs    4.0 %",
+        "    results        100.0 µs    4.0 %",
         "    other          250.0 µs   10.0 %",
     ]
     json = split.as_json()
     assert json["kernels"] == {"matmul": 0.006, "sampling": 0.001}
     assert json["python_parts"] == pytest.approx(
-        {"schedule": 4e-4, "batch": 8e-4, "call": 0, "text": 4e-4, "output": 4e-4, "other": 1e-3}
+        {
+            "schedule": 4e-4,
+            "batch": 8e-4,
+            "call": 0,
+            "detokenize": 4e-4,
+            "results": 4e-4,
+            "other": 1e-3,
+        }
     )

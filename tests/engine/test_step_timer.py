@@ -18,9 +18,9 @@ def test_each_part_has_the_time_since_the_last() -> None:
     timer.lap("schedule")
     timer.lap("batch")
     timer.lap_runner({"matmul": 4.0, "sampling": 1.0}, 7)
-    timer.lap("output")
+    timer.lap("results")
     assert timer.kernels == {"matmul": 4.0, "sampling": 1.0}
-    assert timer.python == {"schedule": 0.5, "batch": 2.0, "call": 0.5, "output": 0.25}
+    assert timer.python == {"schedule": 0.5, "batch": 2.0, "call": 0.5, "results": 0.25}
     assert (timer.steps, timer.tokens) == (1, 7)
     timer.reset()
     assert (timer.steps, timer.tokens, timer.kernels, timer.python) == (0, 0, {}, {})
@@ -52,4 +52,4 @@ def test_an_engine_tells_every_part_of_its_steps(kind: RequestOutputKind) -> Non
     # Each look at the clock is a tick later: a lap for each part of each step. The last token's
     # text has a part of its own, and so has the end of the answer.
     assert timer.kernels == {"runner": 3}
-    assert timer.python == {"schedule": 3, "batch": 3, "text": 4, "output": 7}
+    assert timer.python == {"schedule": 3, "batch": 3, "detokenize": 4, "results": 7}

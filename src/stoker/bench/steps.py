@@ -11,7 +11,7 @@ from stoker.engine.engine import Engine
 from stoker.engine.step_timer import StepTimer
 from stoker.runner.cpu import CPURunner
 
-_PYTHON = ("schedule", "batch", "call", "text", "output")
+_PYTHON = ("schedule", "batch", "call", "detokenize", "results")
 """The parts around the kernels, in the order of a step; what is left over is `other`."""
 
 
@@ -27,7 +27,8 @@ class StepSplit:
     """The kernels' share, by kind of work."""
     around: Mapping[str, float]
     """What is not the kernels': choosing sequences (`schedule`), building the `batch`, the way
-    into native code and back (`call`), tokens to `text`, stops and outputs (`output`)."""
+    into native code and back (`call`), tokens to text (`detokenize`), stops, outputs and metrics
+    (`results`)."""
 
     @property
     def python(self) -> float:

@@ -177,10 +177,10 @@ class OutputProcessor:
         else:
             timer = self._timer
             if timer.on:
-                timer.lap("output")
+                timer.lap("results")
             stop = answer.add(token)
             if timer.on:
-                timer.lap("text")
+                timer.lap("detokenize")
             if stop is not None:
                 self._finish(sequence, "stop", stop)
             elif matcher is not None and self._ends_grammar(matcher, token):
@@ -257,10 +257,10 @@ class OutputProcessor:
         self._scheduler.finish(sequence)
         timer = self._timer
         if timer.on:
-            timer.lap("output")
+            timer.lap("results")
         sequence.answer.finish(reason, stop)
         if timer.on:
-            timer.lap("text")
+            timer.lap("detokenize")
         sequence.request.num_unfinished -= 1
 
     # ── outputs ─────────────────────────────────────────────────────────────────────────────
