@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stoker.router.engines.handle import EngineHandle
-from stoker.router.policies.prefix_index import block_hashes, tokens_in
+from stoker.router.policies.prompt_blocks import block_hashes, tokens_in
 from stoker.router.request import Features
 
 UNKNOWN_TOKENS = 1 << 20
@@ -19,10 +19,15 @@ MAX_BLOCKS = 1 << 15
 
 
 class CacheModel:
-    """A model of each engine's cache, in the blocks of `prefix_index`."""
+    """A model of each engine's cache, in the blocks of `prompt_blocks`."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_blocks: int = MAX_BLOCKS) -> None:
+        self._max_blocks = max_blocks
         self._caches: dict[EngineHandle, _Cache] = {}
+
+    def __len__(self) -> int:
+        """The blocks remembered, of all engines together."""
+        return sum(len(cache) for cache in self._caches.values())
 
     def match(self, features: Features, engines: Sequence[EngineHandle]) -> list[int]:
         """For each of `engines`, how many of the prompt's first tokens it may hold."""
@@ -36,7 +41,7 @@ class CacheModel:
             cache = self._caches[engine] = _Cache()
         load = engine.load
         size = None if load is None else load.cache_tokens
-        cache.add(features, size or UNKNOWN_TOKENS)
+        cache.add(features, size or UNKNOWN_TOKENS, self._max_blocks)
 
     def forget(self, engine: EngineHandle) -> None:
         """The engine's cache is gone."""
@@ -50,6 +55,9 @@ class _Cache:
         self._blocks: dict[int, int] = {}
         self._tokens = 0
 
+    def __len__(self) -> int:
+        return len(self._blocks)
+
     def match(self, features: Features) -> int:
         blocks, depth = self._blocks, 0
         for block in block_hashes(features):
@@ -58,7 +66,8 @@ class _Cache:
             depth += 1
         return tokens_in(depth)
 
-    def add(self, features: Features, size: int) -> None:
+    def add(self, features: Features, size: int, max_blocks: int) -> None:
+        """`size` of the cache in tokens."""
         blocks = self._blocks
         hashes = block_hashes(features)
         # The last block first: when the oldest are dropped, a prefix outlives what follows it.
@@ -69,5 +78,5 @@ class _Cache:
                 tokens = tokens_in(depth) - tokens_in(depth - 1)
                 self._tokens += tokens
             blocks[block] = tokens
-        while self._tokens > size or len(blocks) > MAX_BLOCKS:
+        while self._tokens > size or len(blocks) > max_blocks:
             self._tokens -= blocks.pop(next(iter(blocks)))
