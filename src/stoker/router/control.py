@@ -64,6 +64,7 @@ class Control:
                 "breaker": engine.breaker.state.value,
                 "draining": engine.draining,
                 "in_flight": engine.in_flight,
+                "in_flight_elsewhere": engine.elsewhere.in_flight,
                 "models": list(engine.models),
             }
             for engine in dispatcher.fleet.engines.values()

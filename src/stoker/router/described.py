@@ -13,8 +13,27 @@ class EngineHealth(BaseModel):
     reason: str | None
     """Why not."""
     breaker: Literal["closed", "half_open", "open"]
+    draining: bool
+    """It finishes what it has and gets nothing new."""
     in_flight: int
+    in_flight_elsewhere: int
+    """What other routers have there, if they tell."""
     models: list[str]
+
+
+class PodHealth(BaseModel):
+    state: Literal["unready", "asked", "serving", "draining"]
+    reason: str | None
+    """Why it gets no requests."""
+
+
+class Pods(BaseModel):
+    """What is known of the pods that may be engines."""
+
+    connected: bool
+    reason: str | None
+    """Why the API server is not followed just now."""
+    pods: dict[str, PodHealth]
 
 
 class RouterHealth(BaseModel):
@@ -22,6 +41,7 @@ class RouterHealth(BaseModel):
 
     status: Literal["ok", "draining"]
     engines: dict[str, EngineHealth]
+    kubernetes: Pods | None = None
 
 
 class Ready(BaseModel):

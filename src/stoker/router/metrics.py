@@ -162,7 +162,7 @@ class RouterCollector(Collector):
             waiting.add_metric([model], length)
         yield waiting
         if dispatcher.redis is not None:
-            text = "1 when Redis answers; otherwise limits hold for this router alone."
+            text = "1 when Redis answers; otherwise this router goes by what it knows itself."
             up = float(dispatcher.redis.up)
             yield GaugeMetricFamily("stoker_router_redis_up", text, value=up)
         if dispatcher.pods is not None:
@@ -171,6 +171,11 @@ class RouterCollector(Collector):
         now = dispatcher.loop.time()
         for name, text, values in (
             ("engine_in_flight", "Requests at the engine.", [e.in_flight for e in engines]),
+            (
+                "engine_in_flight_elsewhere",
+                "Requests that other routers have at the engine.",
+                [e.elsewhere.in_flight for e in engines],
+            ),
             ("engine_healthy", "1 when probes pass.", [e.health.healthy for e in engines]),
             ("engine_usable", "1 when it may get requests.", [e.usable(now) for e in engines]),
             (

@@ -9,8 +9,11 @@ from typing import Any
 import kmock
 import pytest
 
+from stoker.router.described import RouterHealth
+
 from ..fakes import CHAT, FakeEngine, Fleet, after, until
-from .cluster import SELECTOR, Cluster
+from ..processes import RouterProcess
+from .cluster import NAMESPACE, SELECTOR, Cluster
 
 
 def router(cluster: Cluster, directory: Path, *engines: FakeEngine, **settings: Any) -> Fleet:
@@ -268,6 +271,23 @@ async def test_a_router_that_may_not_list_pods_says_what_it_needs(
             }
             cluster.refuse = None
             await until(lambda: serving(fleet) == {"pod-1"}, 60)
+
+
+async def test_from_the_command_line_without_a_file(cluster: Cluster, tmp_path: Path) -> None:
+    file = tmp_path / "kubeconfig"
+    file.write_text(cluster.kubeconfig(), encoding="utf-8")
+    async with FakeEngine("pod-1") as one:
+        port = int(one.url.rsplit(":", 1)[1])
+        await cluster.run(one, ports=[])
+        given = ["--k8s-selector", SELECTOR, "--k8s-namespace", NAMESPACE, "--k8s-port", str(port)]
+        environment = {"KUBECONFIG": str(file), "HOME": str(tmp_path)}
+        async with RouterProcess(tmp_path, None, given, environment=environment) as process:
+            health = RouterHealth.model_validate((await process.client.get("/health")).json())
+            assert health.kubernetes is not None
+            assert health.kubernetes.connected
+            assert health.kubernetes.pods["pod-1"].state == "serving"
+            answer = await process.client.post("/v1/chat/completions", json=CHAT)
+            assert answer.headers["x-stoker-engine"] == "pod-1"
 
 
 async def test_a_reload_keeps_pods_and_what_they_are_at(cluster: Cluster, tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from stoker.api.errors import ApiError, unauthorized
 from stoker.router.config import Config
 from stoker.router.engines.handle import EngineHandle
-from stoker.router.engines.tariff import Tariff
 from stoker.router.ledger.account import Account
 from stoker.router.ledger.book import Book, Outcome
 from stoker.router.ledger.keys import Keyring, digest_of, presented
@@ -158,12 +157,18 @@ class Ledger:
         return cost
 
     def estimate(self, features: Features, engines: Iterable[EngineHandle]) -> float:
-        """What a request may cost on the dearest of `engines`."""
+        """What a request may cost on the dearest of `engines`: by its tokens, or by the time they
+        would take it."""
         cost = 0.0
+        read, written = features.prompt_tokens, features.output_tokens * features.answers
         for engine in engines:
             price = engine.price
             if price is not None:
-                estimate = _estimate(engine, price, features)
+                seconds = 0.0
+                if price.per_hour:
+                    rate = engine.decode_rate
+                    seconds = written / rate if rate else 0.0
+                estimate = price.of(read, written, seconds)
                 if estimate > cost:
                     cost = estimate
         return cost
@@ -269,13 +274,3 @@ def over_limits(
     for name, value in WrittenHeaders(limit_lines(requests, tokens, now)):
         error.headers[name.decode()] = value.decode()
     return error
-
-
-def _estimate(engine: EngineHandle, price: Tariff, features: Features) -> float:
-    """What a request may cost on an engine: by its tokens, or by the time they would take it."""
-    written = features.output_tokens * features.answers
-    seconds = 0.0
-    if price.per_hour:
-        rate = engine.decode_rate
-        seconds = written / rate if rate else 0.0
-    return price.of(features.prompt_tokens, written, seconds)
