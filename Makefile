@@ -33,14 +33,14 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
-unit: $(VENV)/.dev model
-	$(BIN)/pytest -m "not conformance" $(PYTEST_FLAGS)
+unit: $(VENV)/.dev $(VENV)/judges/.http model
+	STOKER_JUDGES=$(abspath $(VENV))/judges $(BIN)/pytest -m "not conformance" $(PYTEST_FLAGS)
 
-conformance: $(VENV)/.dev $(JUDGES:%=$(VENV)/judges/.%) model  ## the long checks against programs we did not write
+conformance: $(VENV)/.dev $(JUDGES:%=$(VENV)/judges/.%) model  ## the long checks against programs we did not write (20 minutes)
 	STOKER_JUDGES=$(abspath $(VENV))/judges $(BIN)/pytest -m conformance $(PYTEST_FLAGS)
 
-soak: $(VENV)/.dev  ## 100 000 requests from 200 clients, 20 000 while engines die (forty minutes)
-	STOKER_STORM_REQUESTS=100000 $(BIN)/pytest -m conformance tests/conformance/test_storm.py $(PYTEST_FLAGS)
+soak: $(VENV)/.dev  ## 100 000 requests from 200 clients, 20 000 while engines die (half an hour)
+	STOKER_STORM_REQUESTS=100000 $(BIN)/pytest -s -m conformance tests/conformance/test_storm.py $(PYTEST_FLAGS)
 	STOKER_CHAOS_REQUESTS=20000 $(BIN)/pytest tests/router/test_chaos.py $(PYTEST_FLAGS)
 	STOKER_CHAOS_REQUESTS=20000 $(BIN)/pytest -m conformance tests/conformance/test_chaos.py $(PYTEST_FLAGS)
 

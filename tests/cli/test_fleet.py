@@ -22,5 +22,8 @@ async def test_engines_killed_and_stopped_lose_no_request(
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 8192}))
     engine = {"kind": "native", "model": str(model), "models": ["tiny"]}
-    with running(tmp_path, [{"name": "a"} | engine, {"name": "b"} | engine]) as fleet:
-        await survives_everything(fleet, "tiny", tokens=8000, killed=["a"], stopped=["b"])
+    engines = [{"name": "a"} | engine, {"name": "b"} | engine]
+    # An engine this small is not silent for a second, unless it is stopped.
+    health = {"interval": 0.2, "timeout": 1, "fails": 2}
+    with running(tmp_path, engines, health=health) as fleet:
+        await survives_everything(fleet, "tiny", tokens=6000, killed=["a"], stopped=["b"])

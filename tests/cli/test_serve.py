@@ -191,6 +191,9 @@ def test_what_is_wrong_is_named(checkpoint: Path, tmp_path: Path) -> None:
     said = refused(str(checkpoint), "--port", "0", "--no-enable-prefix-caching", *publish)
     assert "--no-enable-prefix-caching" in said
     assert "/no/such/model" in refused("/no/such/model", "--port", "0", *publish)
+    assert "an encoder" in refused(
+        str(GOLDEN.parent / "encoders" / "bert"), "--port", "0", *publish
+    )
     torn = Path(shutil.copytree(checkpoint, tmp_path / "torn"))
     weights = torn / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])

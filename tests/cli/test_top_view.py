@@ -61,6 +61,7 @@ def test_a_router() -> None:
             running=3 if healthy else None,
             waiting=1 if healthy else None,
             kv_usage=0.25 if healthy else None,
+            prefix_hit_rate=0.75 if healthy else None,
             generation_tokens_per_s=50.0,
             requests_per_s=0.5,
             first_byte=Percentiles(0.1, 0.2, 0.3) if healthy else None,
@@ -73,6 +74,7 @@ def test_a_router() -> None:
         memory_bytes=None,
         running=8,
         waiting=0,
+        prefix_hit_rate=0.5,
         prompt_tokens_per_s=10.0,
         generation_tokens_per_s=100.0,
         requests_per_s=1.0,
@@ -89,7 +91,6 @@ def test_a_router() -> None:
         *("retries/s", "0", "refused/s", "0"),
     ]
     assert lines[6].split() == ["to", "the", "first", "byte", "100", "ms", "200", "ms", "300", "ms"]
-    assert [line.split() for line in lines[-2:]] == [
-        [*["a", "vllm", "ok", "4", "3", "1", "25", "%", "50.0", "0.50", "100", "ms", "300", "ms"]],
-        [*["b", "vllm", "refused", "4", "–", "–", "–", "50.0", "0.50", "–", "–"]],
-    ]
+    one, other = (" ".join(line.split()) for line in lines[-2:])
+    assert one == "a vllm ok 4 3 1 25 % 75 % 50.0 0.50 100 ms 300 ms"
+    assert other == "b vllm refused 4 – – – – 50.0 0.50 – –"

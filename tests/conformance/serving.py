@@ -1,7 +1,8 @@
-"""`stoker serve` in a process of its own, for programs that know nothing but an address."""
+"""Servers and routers in processes of their own, for programs that know nothing but an address."""
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -45,3 +46,33 @@ def serving(model: Path, *flags: str) -> Iterator[str]:
         if reader is not None:
             reader.join()
         output.close()
+
+
+@contextmanager
+def routed(
+    engine: str, directory: Path, **settings: float
+) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """`stoker router` before the server at `engine`, with `settings` of `router`: its address and
+    its process. Its log is in `directory`."""
+    config = {
+        "router": {"port": 0, **settings},
+        "storage": {"url": f"sqlite:///{directory}/router.db"},
+        "engines": [{"name": "one", "kind": "native", "url": engine}],
+    }
+    file = directory / "stoker.yaml"
+    file.write_text(json.dumps(config))
+    with (directory / "router.log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-c", SERVE, "router", str(file)],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
+        try:
+            assert process.stdout is not None
+            found = re.search(r"http://[\d.:]+", process.stdout.readline())
+            assert found, (directory / "router.log").read_text()
+            yield found[0].removesuffix(":"), process
+        finally:
+            process.kill()
+            process.communicate()

@@ -73,14 +73,26 @@ def test_four_bit_weights_answer_as_transformers(tmp_path: Path) -> None:
     assert np.abs(scores - theirs).mean() < 0.1
 
 
-def test_sixteen_bit_weights_score_as_transformers(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kv_cache_dtype", "mean", "most"), [("bfloat16", 0.05, 0.4), ("float32", 0.04, 0.2)]
+)
+def test_sixteen_bit_weights_score_as_transformers(
+    tmp_path: Path, kv_cache_dtype: str, mean: float, most: float
+) -> None:
+    """What is left is rounding to bfloat16, in the places where we round and no other.
+
+    `lm_eval/rounding.py` rounds Transformers' float32 computation in the same places: the weights,
+    the inputs of matrix products, keys, values and queries. It then differs from itself unrounded
+    by up to 0.28, on the same item in the same direction as we do (0.33; 0.14 with a float32
+    cache): the four colours after "The colour of grass is", all made a little likelier together.
+    Transformers in bfloat16, which rounds every intermediate, differs by up to 0.96.
+    """
     directory = os.environ.get("STOKER_SMOLLM2_HF")
     if directory is None:
         pytest.skip("STOKER_SMOLLM2_HF does not name a Hugging Face directory of SmolLM2-135M")
-    with serving(Path(directory)) as address:
+    with serving(Path(directory), "--kv-cache-dtype", kv_cache_dtype) as address:
         scores, accuracy = harness(address, tmp_path)
     theirs, their_accuracy = expected()
     assert accuracy == their_accuracy
-    # Transformers in bfloat16 differs from its own float32 by 0.07 on average, 0.76 at most.
-    assert np.abs(scores - theirs).mean() < 0.1
-    assert np.abs(scores - theirs).max() < 0.5
+    assert np.abs(scores - theirs).mean() < mean
+    assert np.abs(scores - theirs).max() < most

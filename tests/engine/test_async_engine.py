@@ -345,7 +345,7 @@ async def test_an_engine_that_fails_ends_those_who_wait_for_embeddings(
 
     async with running(make_engine()) as engine:
         monkeypatch.setattr(engine.engine, "embed", fail)
-        waiting = [asyncio.create_task(engine.embed(PROMPT, "last")) for _ in range(3)]
+        waiting = [asyncio.create_task(engine.embed([PROMPT], "last")) for _ in range(3)]
         for one in waiting:
             with pytest.raises(EngineStopped, match="a fault"):
                 await asyncio.wait_for(one, 60)

@@ -12,6 +12,7 @@ import pytest
 
 from stoker.router.ask import Answer
 from stoker.router.batch_handler import BatchHandler
+from stoker.router.ledger.keys import hash_of
 
 from .fakes import FakeEngine, Fleet, Seen, answer, hang, reply, status, until
 
@@ -204,14 +205,28 @@ async def test_calls_held_too_long_stand_in_the_queue() -> None:
     assert engine.seen[1].json["prompt"] == ["p0", "p1", "p2"]
 
 
-async def test_an_engine_that_is_down_is_not_asked_once_for_each() -> None:
+async def test_calls_too_large_for_a_limit_together_go_each_by_itself() -> None:
     [engine] = engines()
-    engine.default = status(503)
+    key = {"name": "ann", "hash": hash_of("sk-ann"), "tokens_per_minute": 100}
+    async with Fleet(engine, keys=[key]) as fleet:
+        handler = BatchHandler(fleet.server.dispatcher)
+        headers = [(b"authorization", b"Bearer sk-ann")]
+        bodies = [completion(f"p{n}", max_tokens=30) for n in range(4)]
+        calls = [handler.add_request(body, headers, COMPLETIONS) for body in bodies]
+        answers = await asyncio.gather(*calls)
+    assert sorted(answer.status for answer in answers) == [200, 200, 200, 429]
+    assert [seen.json["max_tokens"] for seen in engine.seen] == [30] * 3
+
+
+@pytest.mark.parametrize("code", [429, 503])
+async def test_an_engine_that_has_no_room_is_not_asked_once_for_each(code: int) -> None:
+    [engine] = engines()
+    engine.default = status(code)
     async with Fleet(engine, retries={"attempts": 1}) as fleet:
         handler = BatchHandler(fleet.server.dispatcher)
         calls = [handler.add_request(completion(f"p{n}"), path=COMPLETIONS) for n in range(9)]
         answers = await asyncio.gather(*calls)
-    assert [answer.status for answer in answers] == [503] * 9
+    assert [answer.status for answer in answers] == [code] * 9
     assert len(engine.seen) == 1
 
 

@@ -22,10 +22,10 @@ GOLDEN = Path(__file__).parent.parent / "golden" / "encoders"
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "sea", "is", "calm", "##er", "boat"]
 
 
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """The golden BERT behind a server, with a WordPiece tokenizer that would cut and pad."""
-    directory = Path(shutil.copytree(GOLDEN / "bert", tmp_path_factory.mktemp("m") / "bert"))
+def with_tokenizer(parent: Path) -> Path:
+    """The golden BERT in a directory of its own, with a WordPiece tokenizer that would cut and
+    pad."""
+    directory = Path(shutil.copytree(GOLDEN / "bert", parent / "bert"))
     vocab = {word: index for index, word in enumerate(WORDS)}
     tokenizer = tokenizers.Tokenizer(models.WordPiece(vocab=vocab, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -34,6 +34,13 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]
     tokenizer.enable_truncation(4)
     tokenizer.enable_padding(length=8)
     tokenizer.save(str(directory / "tokenizer.json"))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """The golden BERT behind a server."""
+    directory = with_tokenizer(tmp_path_factory.mktemp("m"))
     with running(lambda: load_encoder(directory)) as found:
         yield found
 

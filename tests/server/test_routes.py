@@ -88,6 +88,13 @@ def test_the_description_declares_every_error_and_resolves(server: RunningServer
         assert set(operation["responses"]) >= {"200", "400", "401", "404", "413", "429", "503"}
         body = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"]
         assert body.rpartition("/")[2] in schemas
+    statuses = {
+        status
+        for operations in document["paths"].values()
+        for operation in operations.values()
+        for status in operation["responses"]
+    }
+    assert "422" not in statuses
     for reference in _references(document):
         assert reference.rpartition("/")[2] in schemas
 

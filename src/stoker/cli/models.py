@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from stoker.model.store import StoredModel
 
 Name = Annotated[
-    str, typer.Argument(help="smollm2, hf:org/repo, hf:org/repo:file.gguf, or a path.")
+    str, typer.Argument(help="smollm2, minilm, hf:org/repo, hf:org/repo:file.gguf, or a path.")
 ]
 
 

@@ -26,7 +26,7 @@ _BEHAVIOUR = "Behaviour"
 
 def serve(
     model: Annotated[
-        str, typer.Argument(help="smollm2, hf:org/repo, hf:org/repo:file.gguf, or a path.")
+        str, typer.Argument(help="smollm2, minilm, hf:org/repo, hf:org/repo:file.gguf, or a path.")
     ] = "smollm2",
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8000,
@@ -274,6 +274,8 @@ def serve(
     from stoker.model.store import resolve
 
     path = str(resolve(model))
+    if kv_events is not None:
+        _refuse_encoder(Path(path), model)
 
     # The model loads in a thread, in native code for the most part, while this one imports the
     # server.
@@ -335,6 +337,17 @@ def _publisher(settings: str | None, engine: EngineConfig) -> KVEventPublisher |
     from stoker.telemetry.kv_events.publisher import KVEventPublisher
 
     return KVEventPublisher(config)
+
+
+def _refuse_encoder(path: Path, model: str) -> None:
+    from stoker.model.bert import is_bert
+
+    if is_bert(path):
+        raise InvalidRequest(
+            "--kv-events-config publishes what the prefix cache holds, and an encoder such as "
+            f"{model} has none: leave it out",
+            param="kv_events_config",
+        )
 
 
 def _read_template(file: Path | None) -> str | None:

@@ -62,6 +62,8 @@ class RoutedEngine:
     running: int | None
     waiting: int | None
     kv_usage: float | None
+    prefix_hit_rate: float | None
+    """Share of the prompts' tokens that it said it had cached."""
     generation_tokens_per_s: float | None
     requests_per_s: float | None
     first_byte: Percentiles | None
@@ -79,6 +81,7 @@ class RouterVitals:
     """Requests at engines."""
     waiting: int
     """… and in the queue."""
+    prefix_hit_rate: float | None
     prompt_tokens_per_s: float | None
     generation_tokens_per_s: float | None
     requests_per_s: float | None
@@ -204,6 +207,7 @@ def _router(span: Span, last: Reading) -> RouterVitals:
         memory_bytes=metrics.total(_MEMORY),
         running=int(metrics.total(f"{prefix}engine_in_flight") or 0),
         waiting=int(metrics.total(f"{prefix}queue_length") or 0),
+        prefix_hit_rate=_cached_share(span),
         prompt_tokens_per_s=span.rate(f"{prefix}prompt_tokens_total") or 0.0,
         generation_tokens_per_s=span.rate(f"{prefix}completion_tokens_total") or 0.0,
         requests_per_s=span.rate(f"{prefix}requests_total") or 0.0,
@@ -229,8 +233,16 @@ def _routed(span: Span, last: Reading, name: str) -> RoutedEngine:
         running=load.get("running"),
         waiting=load.get("waiting"),
         kv_usage=load.get("kv_cache_usage"),
+        prefix_hit_rate=_cached_share(span, engine=name),
         generation_tokens_per_s=span.rate(f"{prefix}completion_tokens_total", engine=name) or 0.0,
         requests_per_s=span.rate(f"{prefix}requests_total", engine=name) or 0.0,
         first_byte=span.percentiles(f"{prefix}first_byte_seconds", engine=name),
         latency=span.percentiles(f"{prefix}latency_seconds", engine=name),
     )
+
+
+def _cached_share(span: Span, **labels: str) -> float | None:
+    """Of the tokens of prompts that a router passed on, those that engines had cached."""
+    tokens = span.grown("stoker_router_prompt_tokens_total", **labels)
+    cached = span.grown("stoker_router_cached_tokens_total", **labels)
+    return (cached or 0.0) / tokens if tokens else None

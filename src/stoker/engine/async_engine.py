@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from weakref import WeakValueDictionary
 
+import numpy as np
+
 from stoker.engine.embedding import Pooling
 from stoker.engine.engine import Engine
 from stoker.engine.outputs import RequestOutput
@@ -158,6 +160,8 @@ class AsyncEngine:
         self._streams: WeakValueDictionary[str, RequestStream] = WeakValueDictionary()
         self._embedding: set[asyncio.Future[Float32Array]] = set()
         """What waits for an embedding."""
+        self._embeddings: deque[Callable[[], bool]] = deque()
+        """Embeddings to compute, in the order they came; each says whether it is done with."""
         self._condition = threading.Condition()
         self._inbox: deque[Callable[[], None]] = deque()
         self._stopping = False
@@ -201,7 +205,7 @@ class AsyncEngine:
             priority=priority,
             prompt=prompt,
             cache_salt=cache_salt,
-            num_queued=len(self._inbox),
+            num_queued=self._num_queued,
         )
         stream = RequestStream(self, request_id, request.output_kind)
         self._streams[request_id] = stream
@@ -225,7 +229,7 @@ class AsyncEngine:
 
     def health(self) -> EngineHealth:
         """The facts of the step loop."""
-        busy = self.engine.has_unfinished or bool(self._inbox)
+        busy = self.engine.has_unfinished or self._num_queued > 0
         return EngineHealth(
             running=self._thread.is_alive() and self._error is None,
             busy=busy,
@@ -262,11 +266,18 @@ class AsyncEngine:
         self._post(reset)
         return await done
 
-    async def embed(self, prompt: Sequence[int], pooling: Pooling) -> Float32Array:
-        """The pooled final hidden state of a prompt, `[hidden]`; computed between two steps.
+    async def embed(self, prompts: Sequence[Sequence[int]], pooling: Pooling) -> Float32Array:
+        """The pooled final hidden states of prompts, `[prompts, hidden]`, each computed between
+        two steps, as soon as running requests leave it room.
 
-        Raises what `Engine.embed` raises, and `EngineStopped`.
+        Raises what `Engine.embed` raises, `EngineOverloaded` where too much is waiting, and
+        `EngineStopped`.
         """
+        self._check_accepting()
+        self.engine.check_load(sum(map(len, prompts)), self._num_queued)
+        return np.stack([await self._embed(prompt, pooling) for prompt in prompts])
+
+    async def _embed(self, prompt: Sequence[int], pooling: Pooling) -> Float32Array:
         self._check_accepting()
         loop = asyncio.get_running_loop()
         if self._loop is None:
@@ -283,18 +294,26 @@ class AsyncEngine:
             elif vector is not None:
                 done.set_result(vector)
 
-        def compute() -> None:
+        def compute() -> bool:
             if done.cancelled():
-                return
+                return True
             vector, failure = None, None
             try:
                 vector = self.engine.embed(prompt, pooling)
             except StokerError as error:
                 failure = error
+            if vector is None and failure is None:
+                return False
             loop.call_soon_threadsafe(settle, vector, failure)
+            return True
 
-        self._post(compute)
+        self._post(lambda: self._embeddings.append(compute))
         return await done
+
+    @property
+    def _num_queued(self) -> int:
+        """What waits and is not in the engine."""
+        return len(self._inbox) + len(self._embeddings)
 
     async def shutdown(self, drain_timeout: float = 0.0) -> None:
         """Take no new requests, let those in flight finish for `drain_timeout` seconds, abort
@@ -330,6 +349,7 @@ class AsyncEngine:
             while self._wait_for_work():
                 while self._inbox:
                     self._inbox.popleft()()
+                self._compute_embeddings()
                 if engine.has_unfinished:
                     outputs = engine.step()
                     self._progress = self._clock()
@@ -347,11 +367,17 @@ class AsyncEngine:
     def _wait_for_work(self) -> bool:
         """Sleep until there is something to do; False when it is time to end."""
         with self._condition:
-            while not (self._inbox or self.engine.has_unfinished):
+            while not (self._inbox or self._embeddings or self.engine.has_unfinished):
                 if self._draining:
                     return False
                 self._condition.wait()
         return not self._stopping
+
+    def _compute_embeddings(self) -> None:
+        """Those for which running requests leave room; no request starts before one that waits."""
+        while self._embeddings and self._embeddings[0]():
+            self._embeddings.popleft()
+        self.engine.scheduler.admitting = not self._embeddings
 
     def _hand_over(self, outputs: list[RequestOutput]) -> None:
         self._call_in_loop(lambda: self._deliver(outputs))

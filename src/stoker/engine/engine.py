@@ -141,7 +141,7 @@ class Engine:
     ) -> Request:
         """The first half of `submit`: all its checks. May be called from another thread, which
         then has `num_queued` more requests on their way to `add`."""
-        self._check_load(len(prompt_token_ids), num_queued)
+        self.check_load(len(prompt_token_ids), num_queued)
         return self._admission.make_request(
             request_id,
             prompt_token_ids,
@@ -250,12 +250,14 @@ class Engine:
             finished=dict(processor.finished),
         )
 
-    def embed(self, prompt: Sequence[int], pooling: Pooling) -> Float32Array:
+    def embed(self, prompt: Sequence[int], pooling: Pooling) -> Float32Array | None:
         """The pooled final hidden state of a prompt, `[hidden]`, computed at once.
+
+        None while running requests leave too little of the cache; who waits for its turn sets
+        `scheduler.admitting` to false until then, so that no other request takes the blocks.
 
         Raises:
             ContextOverflow: it is empty or longer than `max_model_len`.
-            EngineOverloaded: running requests leave too little of the cache.
         """
         if not 0 < len(prompt) <= self.max_model_len:
             raise ContextOverflow(
@@ -267,11 +269,8 @@ class Engine:
         tokens = np.array(prompt, np.int32)
         try:
             return embed_prompt(self.runner, self.pool, tokens, pooling, chunk)
-        except OutOfBlocksError as error:
-            seconds = self._retry.seconds(self._clock())
-            raise EngineOverloaded(
-                f"the cache is full: {error}; try again in {seconds:.0f} s", retry_after=seconds
-            ) from None
+        except OutOfBlocksError:
+            return None
         finally:
             self._tell_kv_events()
 
@@ -299,7 +298,9 @@ class Engine:
         if not self._requests:
             self.scheduler.check_idle()
 
-    def _check_load(self, num_tokens: int, num_queued: int) -> None:
+    def check_load(self, num_tokens: int, num_queued: int) -> None:
+        """Raises `EngineOverloaded` if too much waits for `num_tokens` more. May be called from
+        another thread, which then has `num_queued` more requests on their way."""
         waiting = self.scheduler.waiting
         limit = self.config.max_waiting_requests
         if limit and len(waiting) + num_queued >= limit:

@@ -62,6 +62,8 @@ class Scheduler:
         self.running: list[Sequence] = []
         """In the order of their sort keys."""
         self.waiting = WaitingQueue()
+        self.admitting = True
+        """Whether waiting sequences may start; not while something else waits for their blocks."""
         self._refused: tuple[Sequence, int] | None = None
         self.num_preemptions = 0
         self.prefix_cache_queries = 0
@@ -125,7 +127,7 @@ class Scheduler:
         return outstanding
 
     def _schedule_waiting(self, schedule: Schedule, outstanding: int, now: float) -> None:
-        while schedule.num_tokens < self._budget:
+        while self.admitting and schedule.num_tokens < self._budget:
             sequence = self.waiting.first()
             if sequence is None or self._slots.num_free < 1 + sequence.num_forks:
                 break

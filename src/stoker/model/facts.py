@@ -60,8 +60,12 @@ def quantization(path: Path) -> str:
 
 def _quantization(tensors: Mapping[str, Tensor]) -> str:
     elements: Counter[str] = Counter()
-    for tensor in tensors.values():
+    for name in tensors:
+        try:
+            tensor = tensors[name]
+        except UnsupportedModel:
+            continue  # of integers, such as the positions that some checkpoints list
         elements[tensor.type] += math.prod(tensor.shape)
     if not elements:
-        raise UnsupportedModel("the model has no tensors")
+        raise UnsupportedModel("the model has no tensors of a type that is read")
     return str(elements.most_common(1)[0][0])

@@ -28,7 +28,9 @@ HOLD_S = 0.1
 """The longest that requests are held while engines are full; then they stand in the queue."""
 _LOOK_S = 0.005
 # Statuses that one request of a list cannot be to blame for: all of them get the same answer.
-_FOR_ALL = frozenset((401, 403, 502, 503, 504))
+_FOR_ALL = frozenset((401, 403, 429, 502, 503, 504))
+# Together they are more than a limit or budget allows; each by itself may not be.
+_TOO_MUCH = (b"x-should-retry", b"false")
 
 
 class _Shape(NamedTuple):
@@ -166,7 +168,7 @@ class BatchHandler:
         answers: list[Answer] | None = None
         if answer.status == 200:
             answers = route.take_apart(answer, len(calls))
-        elif answer.status in _FOR_ALL:
+        elif answer.status in _FOR_ALL and _TOO_MUCH not in answer.headers:
             answers = [answer] * len(calls)
         if answers is None:
             # One of them may be at fault: let each have its own answer.

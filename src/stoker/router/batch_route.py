@@ -8,12 +8,13 @@ from time import monotonic
 from typing import Annotated, Any, Literal
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from stoker.api.errors import bad_request, from_validation
+from stoker.api.errors import bad_request
 from stoker.router.ask import Answer
 from stoker.router.batch_handler import BatchHandler
 from stoker.router.list_routes import LIST_ROUTES
+from stoker.router.parse import parse_body
 from stoker.router.request import Request
 from stoker.router.responder import Responder
 from stoker.router.wire import JSON, Headers, own_headers
@@ -27,10 +28,10 @@ _NOT_PASSED_ON = frozenset(
 _NOT_RETURNED = frozenset((b"content-length", b"x-request-id"))
 
 
-class BatchRequest(BaseModel):
+class RequestList(BaseModel):
     """Bodies as for the `endpoint`; none may stream."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     requests: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=10_000)]
     endpoint: Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings"] = (
@@ -58,7 +59,7 @@ class BatchWork:
     def resume(self) -> None:
         """See `pause`."""
 
-    async def _run(self, asked: BatchRequest) -> None:
+    async def _run(self, asked: RequestList) -> None:
         began = monotonic()
         headers = _passed_on(self._request)
         path = asked.endpoint.encode()
@@ -137,15 +138,8 @@ def _engine(headers: Headers) -> str:
     return dict(headers).get(b"x-stoker-engine", b"-").decode()
 
 
-def _read(body: bytes) -> BatchRequest:
-    try:
-        data = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise bad_request(f"The body is not valid JSON: {error}.") from None
-    try:
-        asked = BatchRequest.model_validate(data)
-    except ValidationError as error:
-        raise from_validation(error.errors(), data) from None
+def _read(body: bytes) -> RequestList:
+    asked = parse_body(body, RequestList)
     for number, one in enumerate(asked.requests):
         if one.get("stream"):
             raise bad_request(

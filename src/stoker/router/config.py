@@ -290,7 +290,7 @@ class UsageSettings(_Section):
 
 
 class RedisSettings(_Section):
-    """Where several routers share their keys' limits per minute."""
+    """Where several routers share their keys' limits per minute, loads and moved sessions."""
 
     url: Annotated[str, Field(pattern=r"^(redis|rediss|unix)://.+")]
     prefix: Annotated[str, Field(pattern=r"^[\x21-\x7e]{1,64}$")] = "stoker"

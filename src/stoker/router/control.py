@@ -12,13 +12,13 @@ from stoker.router import xgen
 from stoker.router.dispatcher import Dispatcher
 from stoker.router.metrics import CONTENT_TYPE, RouterCollector
 from stoker.router.request import Request
-from stoker.router.wire import JSON
+from stoker.router.wire import JSON, Headers, error_headers
 
 
 class Reply(NamedTuple):
     status: int
     body: bytes
-    content_type: tuple[bytes, bytes] = JSON
+    headers: Headers = (JSON,)
 
 
 class Control:
@@ -34,6 +34,7 @@ class Control:
             b"/v1/models": self._models,
             b"/metrics": self._metrics,
             b"/models/status": self._status,
+            b"/openapi.json": self._openapi,
         }
 
     def answer(self, request: Request) -> Reply | None:
@@ -63,6 +64,7 @@ class Control:
                 "breaker": engine.breaker.state.value,
                 "draining": engine.draining,
                 "in_flight": engine.in_flight,
+                "in_flight_elsewhere": engine.elsewhere.in_flight,
                 "models": list(engine.models),
             }
             for engine in dispatcher.fleet.engines.values()
@@ -88,9 +90,15 @@ class Control:
     def _status(self) -> Reply:
         return Reply(200, xgen.status(self._dispatcher))
 
+    def _openapi(self) -> Reply:
+        """What can be asked here, for programs and for people's tools."""
+        from stoker.router.openapi import document  # slow to import, and seldom asked
+
+        return Reply(200, document())
+
     def _metrics(self) -> Reply:
         content_type = (b"content-type", CONTENT_TYPE.encode())
-        return Reply(200, self._collector.exposition(), content_type)
+        return Reply(200, self._collector.exposition(), (content_type,))
 
     def _models(self) -> Reply:
         fleet = self._dispatcher.fleet
@@ -121,4 +129,4 @@ class Control:
 
 
 def _error(error: ApiError) -> Reply:
-    return Reply(error.status, error.body())
+    return Reply(error.status, error.body(), error_headers(error))

@@ -99,7 +99,7 @@ class Dispatcher:
             engine.draining = True
             self.policy.forget(engine)
             self._leaving[engine] = asyncio.Event()
-        self._serve_queues()
+        self.serve_queues()
         return gone
 
     async def emptied(self, engine: EngineHandle) -> None:
@@ -198,7 +198,7 @@ class Dispatcher:
         features, now = exchange.features, self.loop.time()
         engines = [engine for engine in self._serving(features) if engine.ready(now)]
         if engines:
-            engine = min(engines, key=lambda one: one.in_flight)
+            engine = min(engines, key=lambda one: one.in_flight_everywhere)
             features.tokens = await ask_tokens(self.pool(engine), engine, features)
             served = engine.models.get(features.model or "")
             if served is not None and served.adapter:
@@ -213,31 +213,29 @@ class Dispatcher:
 
     def _model_for(self, features: Features) -> str | None:
         asked = features.model
-        model = self.fleet.resolve(asked)
-        if model is not None and self.fleet.expects(model, self.loop.time()):
+        fleet = self.fleet
+        model = fleet.resolve(asked)
+        if model is not None and (fleet.serving(model) or fleet.expects(model, self.loop.time())):
             return model
-        if not self.fleet.engines:
+        if not fleet.engines:
             wait = self.config.health.interval
             raise unavailable("No engine is here yet.", code="no_engine_yet", retry_after=wait)
         if model is None:
             if not features.is_json:
                 return None  # nothing names a model, so any engine may answer
             raise bad_request(
-                f"`model` is required. Served here: {', '.join(self.fleet.names())}.",
+                f"`model` is required. Served here: {', '.join(fleet.names())}.",
                 param="model",
             )
-        if not self.fleet.serving(model):
-            silent = [one.name for one in self.fleet.engines.values() if not one.models]
-            if silent:
-                wait = self.config.health.interval
-                raise unavailable(
-                    f"The model {asked or model!r} is not known yet: {', '.join(silent)} did not "
-                    "say so far what they serve.",
-                    code="model_not_known_yet",
-                    retry_after=wait,
-                )
-            raise model_not_found(asked or model, self.fleet.names())
-        return model
+        silent = [one.name for one in fleet.engines.values() if not one.models]
+        if silent:
+            raise unavailable(
+                f"The model {asked or model!r} is not known yet: {', '.join(silent)} did not "
+                "say so far what they serve.",
+                code="model_not_known_yet",
+                retry_after=self.config.health.interval,
+            )
+        raise model_not_found(asked or model, fleet.names())
 
     def _check_backend(self, features: Features, serving: Sequence[EngineHandle]) -> None:
         if serving or self.fleet.expects(features.model or "", self.loop.time()):
@@ -288,7 +286,7 @@ class Dispatcher:
         if failed_on:
             engines = [engine for engine in engines if engine not in failed_on] or engines
         engines = [engine for engine in engines if engine.trusted(now)] or engines
-        return [engine for engine in engines if engine.in_flight < engine.capacity]
+        return [engine for engine in engines if engine.has_place]
 
     # -- waiting
 
@@ -362,7 +360,8 @@ class Dispatcher:
             self._forget_if_empty(model)
             self._send(exchange, engines)
 
-    def _serve_queues(self) -> None:
+    def serve_queues(self) -> None:
+        """Send on all who wait, as long as there is room."""
         for model in list(self._queues):
             self._serve_queue(model)
 
@@ -417,7 +416,7 @@ class Dispatcher:
     def engine_up(self, engine: EngineHandle) -> None:
         """The engine was found healthy, for the first time or again."""
         self.policy.forget(engine)
-        self._serve_queues()
+        self.serve_queues()
 
     def engine_down(self, engine: EngineHandle) -> None:
         """The engine was found unhealthy: move what has not begun to answer."""
@@ -435,7 +434,7 @@ class Dispatcher:
         """The exchange gave its place on an engine back."""
         self._drain_rate.finished()
         if self._queues:
-            self._serve_queues()
+            self.serve_queues()
 
     def finished(self, exchange: Exchange) -> None:
         """The exchange is over, whatever way."""
@@ -466,7 +465,7 @@ class Dispatcher:
             self._leaving.pop(engine).set()
             if engine in self._pools:
                 self._pools.pop(engine).close()
-        self._serve_queues()
+        self.serve_queues()
         self.metrics.loop_lag.observe(max(0.0, now - self._tick_due))
         self._tick_due = self.loop.time() + _TICK_S
         self._timer = self.loop.call_later(_TICK_S, self._tick)

@@ -107,7 +107,7 @@ class ClientConnection(asyncio.Protocol):
         known = self._known
         if known is not None and not self._in_request:
             found = known.body_of(data)
-            if found is not None and self._take(known.meaning, data, *found):
+            if found is not None and self._take(known.meaning, data, found[0], found[1]):
                 return
         # The request that all of `data` belongs to, if it belongs to one.
         whole = self._begun if self._in_request else self._begun + 1
@@ -176,7 +176,11 @@ class ClientConnection(asyncio.Protocol):
             return
         self.deadline = _NEVER
         self._request = request
-        self._work = self._server.handle(request, self)
+        server = self._server
+        if request.memo.goes_to_engine:
+            self._work = server.dispatcher.submit(request, self)
+        else:
+            self._work = server.handle(request, self)
 
     def _feed(self, data: bytes) -> None:
         try:
@@ -351,7 +355,7 @@ class ClientConnection(asyncio.Protocol):
         transport = self._transport
         assert request is not None
         assert transport is not None
-        if not request.keep_alive or self._server.draining:
+        if not request.keep_alive or self._server.dispatcher.draining:
             self._closing = True
             self._waiting.clear()
             if self._lingering and transport.can_write_eof():
@@ -396,12 +400,8 @@ class ClientConnection(asyncio.Protocol):
         length = b"" if status in _BODILESS else b"content-length: %d\r\n" % len(body)
         if request.method == b"HEAD":
             body = b""
-        if (
-            request.keep_alive
-            and request.http11
-            and not self._server.draining
-            and len(body) < 65536
-        ):
+        draining = self._server.dispatcher.draining
+        if request.keep_alive and request.http11 and not draining and len(body) < 65536:
             line, fields = status_line(status), join_headers(headers)
             transport.write(b"%b%b%b\r\n%b" % (line, fields, length, body))
         else:

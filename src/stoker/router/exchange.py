@@ -63,11 +63,16 @@ class State(Enum):
     DONE = "done"
 
 
+# A member read from its Enum costs ten times as much as a name of the module.
+_WAITING, _CONNECTING, _SENT, _STREAMING, _DONE = State
+_ANSWERED, _FAILED, _CANCELLED = Outcome.ANSWERED, Outcome.FAILED, Outcome.CANCELLED
+
+
 class Exchange:
     """One request and its answer. `Dispatcher.submit` makes them."""
 
     # What most exchanges never change is kept in the class, so that to begin one is cheap.
-    state = State.WAITING
+    state = _WAITING
     engine: EngineHandle | None = None
     reason = "no engine chosen"
     deadline = _NEVER
@@ -137,26 +142,26 @@ class Exchange:
             self._send_over(connection, engine)
 
     def _connect(self, engine: EngineHandle) -> None:
-        self.state = State.CONNECTING
+        self.state = _CONNECTING
         self.deadline = _NEVER  # the pool has its own limit
         self._dispatcher.pool(engine).connect(self)
 
     def on_connected(self, connection: UpstreamConnection) -> None:
-        if self.state is not State.CONNECTING or self.engine is None:
+        if self.state is not _CONNECTING or self.engine is None:
             connection.pool.give_back(connection)  # the client left meanwhile
             return
         self.engine.connected()
         self._send_over(connection, self.engine)
 
     def on_connect_failed(self, failure: UpstreamFailure) -> None:
-        if self.state is State.CONNECTING:
+        if self.state is _CONNECTING:
             self._attempt_failed(failure)
 
     def _send_over(self, connection: UpstreamConnection, engine: EngineHandle) -> None:
         dispatcher, request, features = self._dispatcher, self.request, self.features
         self._connection = connection
         self._attempts += 1
-        self.state = State.SENT
+        self.state = _SENT
         self.deadline = dispatcher.loop.time() + dispatcher.first_byte_s
         self._sent_at = monotonic()
         with_key = dispatcher.keys_pass
@@ -199,7 +204,7 @@ class Exchange:
 
     def on_body(self, chunk: bytes) -> None:
         self.deadline = self._dispatcher.loop.time() + self._dispatcher.idle_s
-        if self.state is State.STREAMING:
+        if self.state is _STREAMING:
             self._before_last, self._last = self._last, chunk
             self._events += chunk.count(b"data:")
             if self._filter is not None:
@@ -230,7 +235,7 @@ class Exchange:
         assert head is not None
         if self._lease is not None:
             self._lease.prefilled()
-        self.state = State.STREAMING
+        self.state = _STREAMING
         length = content_length(head) if self._filter is None else None
         self.responder.start(head.status, self._answer_headers(head), length)
         self._last = self._begin = held = b"".join(self._held)
@@ -245,7 +250,7 @@ class Exchange:
         assert head is not None
         if self._discarding is not None:
             self._try_again(self._discarding)
-        elif self.state is State.STREAMING:
+        elif self.state is _STREAMING:
             self._answered(head.status, self._streamed_usage())
             if self._filter is not None:
                 self.responder.write(self._filter.rest())
@@ -320,7 +325,7 @@ class Exchange:
         if not failure.sent:
             engine.connect_failed(now)
         self._dispatcher.doubt(engine)
-        if self.state is State.STREAMING:
+        if self.state is _STREAMING:
             self._dispatcher.metrics.broken[engine.name] += 1
             self._answered(502, None)
             self.responder.broken(
@@ -355,7 +360,7 @@ class Exchange:
         self._held = ()
         self._held_bytes = 0
         self._discarding = None
-        self.state = State.WAITING
+        self.state = _WAITING
         self.deadline = _NEVER
         dispatcher = self._dispatcher
         if self._elsewhere:
@@ -384,7 +389,7 @@ class Exchange:
 
     @property
     def over(self) -> bool:
-        return self.state is State.DONE
+        return self.state is _DONE
 
     def refuse(self, error: ApiError) -> None:
         """Answer with an error of the router's own."""
@@ -398,15 +403,15 @@ class Exchange:
 
     def cancel(self) -> None:
         """The client left: stop the engine's work for it."""
-        if self.state in (State.SENT, State.STREAMING):
+        if self.state in (_SENT, _STREAMING):
             self._drop_connection()
             self._answered(CLIENT_LEFT, None)
-        elif self.state is not State.DONE:
+        elif self.state is not _DONE:
             self._done(CLIENT_LEFT, None, None)
 
     def engine_down(self) -> None:
         """The engine was found unhealthy: what has not begun to answer goes elsewhere."""
-        if self.state is State.SENT:
+        if self.state is _SENT:
             self._drop_connection()
             self._attempt_failed(UpstreamFailure("it became unhealthy"))
 
@@ -418,12 +423,12 @@ class Exchange:
     def expired(self) -> None:
         """`deadline` has passed."""
         self._drop_connection()
-        if self.state is State.WAITING:
+        if self.state is _WAITING:
             self._dispatcher.waited_too_long(self)
         elif self._paused:
             self._answered(CLIENT_LEFT, None)
             self.responder.broken("the answer was not read in time", event_stream=False)
-        elif self.state is State.SENT:
+        elif self.state is _SENT:
             self._attempt_failed(UpstreamFailure("no answer in time", timed_out=True))
         else:
             self._attempt_failed(UpstreamFailure("no more data in time", timed_out=True))
@@ -455,7 +460,7 @@ class Exchange:
 
     def _done(self, status: int, usage: Usage | None, engine: EngineHandle | None) -> None:
         """It is over; `engine` gave the answer, if one did."""
-        began, self.state = self.state, State.DONE
+        began, self.state = self.state, _DONE
         self.deadline = _NEVER
         if self._timer is not None:
             self._timer.cancel()
@@ -491,11 +496,11 @@ class Exchange:
         engine: EngineHandle | None,
     ) -> None:
         """Account for what it took: as the engine says, else as far as can be guessed."""
-        outcome = Outcome.ANSWERED
+        outcome = _ANSWERED
         if status == CLIENT_LEFT:
-            outcome = Outcome.CANCELLED
+            outcome = _CANCELLED
         elif status >= 400:
-            outcome = Outcome.FAILED
+            outcome = _FAILED
         if engine is not None and engine.kind == "llama_cpp" and self.features.answers > 1:
             usage = None  # it tells what the first of several answers took
         guessed = usage is None and engine is not None and self._computed(began, status)
@@ -515,13 +520,13 @@ class Exchange:
         """Whether an engine worked on a prompt: what it refused, it did not."""
         if not self.features.prompt:
             return False
-        return began is State.STREAMING or status < 400 or status == CLIENT_LEFT
+        return began is _STREAMING or status < 400 or status == CLIENT_LEFT
 
     def _guess(self, began: State, engine: EngineHandle) -> Usage:
         """Tokens of an answer that does not tell: a stream's events; a whole answer's length; of
         one that the client did not wait for, what the engine does in the time it had."""
         features = self.features
-        if began is State.STREAMING and self._is_stream:
+        if began is _STREAMING and self._is_stream:
             written = self._events
         elif self._head is not None:
             written = self._held_bytes // BYTES_PER_TOKEN

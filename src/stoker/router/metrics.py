@@ -37,13 +37,24 @@ _LAG = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 _BREAKER = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}
 
 
+class Answers:
+    """What one engine answered for one model."""
+
+    __slots__ = ("cached_tokens", "completion_tokens", "prompt_tokens", "statuses")
+
+    def __init__(self) -> None:
+        self.statuses: Counter[int] = Counter()
+        """499 for a client that left."""
+        self.prompt_tokens = self.completion_tokens = self.cached_tokens = 0
+
+
 class RouterMetrics:
     """What is counted as requests pass. Labels that come from outside are bounded: models and
     engines are those of the fleet, reasons and statuses are ours."""
 
     def __init__(self) -> None:
-        self.requests: Counter[tuple[str, str, int]] = Counter()
-        """By model, engine and status; 499 for a client that left."""
+        self.answers: dict[tuple[str, str], Answers] = {}
+        """By model and engine."""
         self.rejected: Counter[tuple[str, str]] = Counter()
         """By model and the error's code."""
         self.retries: Counter[tuple[str, str]] = Counter()
@@ -52,10 +63,6 @@ class RouterMetrics:
         """By policy and engine."""
         self.broken: Counter[str] = Counter()
         """Answers that broke off after their first byte, by engine."""
-        self.prompt_tokens: Counter[tuple[str, str]] = Counter()
-        self.completion_tokens: Counter[tuple[str, str]] = Counter()
-        self.cached_tokens: Counter[tuple[str, str]] = Counter()
-        """By model and engine."""
         self.first_byte: dict[str, Histogram] = {}
         self.latency: dict[str, Histogram] = {}
         """By engine."""
@@ -75,18 +82,21 @@ class RouterMetrics:
         usage: Usage | None,
     ) -> None:
         """An engine's answer has gone to the client, as far as it came; `usage` if it told."""
-        self.requests[model, engine, status] += 1
+        labels = (model, engine)
+        answers = self.answers.get(labels)
+        if answers is None:
+            answers = self.answers[labels] = Answers()
+        answers.statuses[status] += 1
+        if usage is not None:
+            answers.prompt_tokens += usage.prompt_tokens
+            answers.completion_tokens += usage.completion_tokens
+            answers.cached_tokens += usage.cached_tokens
         first_byte, latency = self.first_byte.get(engine), self.latency.get(engine)
         if first_byte is None or latency is None:
             first_byte = self.first_byte[engine] = Histogram(_LATENCY)
             latency = self.latency[engine] = Histogram(_LATENCY)
         first_byte.observe(first_byte_s)
         latency.observe(total_s)
-        if usage is not None:
-            labels = (model, engine)
-            self.prompt_tokens[labels] += usage.prompt_tokens
-            self.completion_tokens[labels] += usage.completion_tokens
-            self.cached_tokens[labels] += usage.cached_tokens
 
 
 class RouterCollector(Collector):
@@ -99,19 +109,24 @@ class RouterCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         metrics = self._dispatcher.metrics
         by_engine = ("model", "engine")
-        yield _counter("requests", "Requests finished.", (*by_engine, "status"), metrics.requests)
+        requests = {
+            (*labels, status): count
+            for labels, answers in metrics.answers.items()
+            for status, count in answers.statuses.items()
+        }
+        yield _counter("requests", "Requests finished.", (*by_engine, "status"), requests)
         yield _counter("rejected", "Requests refused.", ("model", "code"), metrics.rejected)
         yield _counter("retries", "Attempts repeated.", ("engine", "cause"), metrics.retries)
         yield _counter("decisions", "Choices made.", ("policy", "engine"), metrics.decisions)
         broken = Counter({(engine,): count for engine, count in metrics.broken.items()})
         yield _counter("broken_answers", "Answers that broke off.", ("engine",), broken)
-        yield _counter("prompt_tokens", "Prompt tokens.", by_engine, metrics.prompt_tokens)
-        yield _counter(
-            "completion_tokens", "Tokens generated.", by_engine, metrics.completion_tokens
-        )
-        yield _counter(
-            "cached_tokens", "Prompt tokens engines had cached.", by_engine, metrics.cached_tokens
-        )
+        for name, text in (
+            ("prompt_tokens", "Prompt tokens."),
+            ("completion_tokens", "Tokens generated."),
+            ("cached_tokens", "Prompt tokens engines had cached."),
+        ):
+            tokens = {labels: getattr(one, name) for labels, one in metrics.answers.items()}
+            yield _counter(name, text, by_engine, tokens)
         yield from self._by_key()
         predicted = Counter({(): metrics.predicted_tokens})
         text = "Prompt tokens the policy took to be cached where it sent them."
@@ -147,7 +162,7 @@ class RouterCollector(Collector):
             waiting.add_metric([model], length)
         yield waiting
         if dispatcher.redis is not None:
-            text = "1 when Redis answers; otherwise limits hold for this router alone."
+            text = "1 when Redis answers; otherwise this router goes by what it knows itself."
             up = float(dispatcher.redis.up)
             yield GaugeMetricFamily("stoker_router_redis_up", text, value=up)
         if dispatcher.pods is not None:
@@ -156,6 +171,11 @@ class RouterCollector(Collector):
         now = dispatcher.loop.time()
         for name, text, values in (
             ("engine_in_flight", "Requests at the engine.", [e.in_flight for e in engines]),
+            (
+                "engine_in_flight_elsewhere",
+                "Requests that other routers have at the engine.",
+                [e.elsewhere.in_flight for e in engines],
+            ),
             ("engine_healthy", "1 when probes pass.", [e.health.healthy for e in engines]),
             ("engine_usable", "1 when it may get requests.", [e.usable(now) for e in engines]),
             (

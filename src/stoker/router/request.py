@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 from enum import IntEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -63,7 +63,14 @@ class BodySink(Protocol):
 class HeadMemo:
     """What was worked out from a head, for all requests that have it."""
 
-    __slots__ = ("digest", "forwarded", "forwarded_with_key", "goes_to_engine")
+    __slots__ = (
+        "digest",
+        "features",
+        "forwarded",
+        "forwarded_with_key",
+        "goes_to_engine",
+        "multipart",
+    )
 
     def __init__(self) -> None:
         self.digest: bytes | None = None
@@ -74,6 +81,10 @@ class HeadMemo:
         """and where a client's key is meant for the engine."""
         self.goes_to_engine = False
         """Whether it is known to be for an engine, and not for a service of the router's own."""
+        self.features: Features | None = None
+        """What routing goes by, as far as the head tells."""
+        self.multipart = False
+        """Whether the body is a form."""
 
 
 class Request:
@@ -233,6 +244,10 @@ class Features(msgspec.Struct, eq=False):
     block_hashes: list[int] | None = None
     """Chained hashes of the prompt's blocks, once a policy has asked for them."""
 
+    if TYPE_CHECKING:  # msgspec gives it to every Struct, and its stubs do not say so
+
+        def __copy__(self) -> Features: ...
+
     @property
     def estimated_tokens(self) -> int:
         """What it may take at most, as far as can be told before."""
@@ -262,10 +277,13 @@ class Features(msgspec.Struct, eq=False):
         return frozenset(needs)
 
 
-def read_features(request: Request) -> Features:
-    """Read what routing needs. Raises `InvalidRequest` when the body is not a JSON object."""
-    features = Features(path=request.path, stored=request.path.startswith(_STORED))
+def _read_head(request: Request) -> Features:
+    """What the head says, for all requests that have it."""
+    path = request.path
+    features = Features(path=path, stored=path.startswith(_STORED))
     fields = request.fields
+    content_type = fields.get(b"content-type", b"")
+    request.memo.multipart = content_type.startswith(b"multipart/")
     session = fields.get(b"x-session-id")
     if session is not None:
         features.session = session.decode("latin-1")
@@ -282,8 +300,18 @@ def read_features(request: Request) -> Features:
                 param="x-stoker-urgency",
             )
         features.urgency = _URGENCY[urgency]
-    content_type = fields.get(b"content-type", b"")
-    if content_type.startswith(b"multipart/"):
+    if path in _WRITES_NOTHING:
+        features.output_tokens = 0
+    return features
+
+
+def read_features(request: Request) -> Features:
+    """Read what routing needs. Raises `InvalidRequest` when the body is not a JSON object."""
+    memo = request.memo
+    if memo.features is None:
+        memo.features = _read_head(request)
+    features = memo.features.__copy__()
+    if memo.multipart:
         named = _MULTIPART_MODEL.search(request.body)
         if named:
             features.model = named[1].decode("utf-8", "replace")
@@ -302,16 +330,18 @@ def read_features(request: Request) -> Features:
         raise InvalidRequest(f"the body is not valid JSON: {error}") from None
     features.is_json = True
     features.model = features.asked_model = body.model
-    features.stream = bool(body.stream)
+    if body.stream:
+        features.stream = True
     features.user = body.user
     if body.previous_response_id is not None:
         features.stored = True
-    features.caller = features.caller or body.user or ""
+    if body.user and not features.caller:
+        features.caller = body.user
     most = _first(body.max_tokens, body.max_completion_tokens, body.max_output_tokens)
     if most is not None:
-        features.max_tokens = features.output_tokens = most
-    if request.path in _WRITES_NOTHING:
-        features.output_tokens = 0
+        features.max_tokens = most
+        if features.output_tokens:
+            features.output_tokens = most
     if body.n is not _NONE and (n := bytes(body.n)).isdigit():
         features.answers = max(1, min(int(n[:6]), 1000))
     if features.stream and request.path in _STREAMS_CHUNKS:

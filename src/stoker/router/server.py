@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Iterable
 from weakref import WeakValueDictionary
 
-from stoker.api.errors import ApiError, method_not_allowed
+from stoker.api.errors import ApiError, internal_error, method_not_allowed
 from stoker.router import batch_route, xgen
 from stoker.router.access_log import AccessLog
 from stoker.router.batch_handler import BatchHandler
@@ -28,8 +28,10 @@ from stoker.router.ledger import route as usage_route
 from stoker.router.ledger.keeper import Keeper
 from stoker.router.policies import POLICIES
 from stoker.router.policies.kv import Kv
+from stoker.router.policies.session import Session
 from stoker.router.prober import Prober
 from stoker.router.request import BodySink, Request
+from stoker.router.shared.fleet import SharedFleet
 from stoker.router.shared.limits import SharedLimits
 from stoker.router.shared.link import RedisLink
 from stoker.router.storage import open_database
@@ -38,6 +40,22 @@ from stoker.telemetry.tracing.export import open_tracing
 
 # What probes and scrapers ask, without a key.
 _OPEN_PATHS = frozenset((b"/health", b"/ready", b"/metrics"))
+
+# Engines' routes that take nothing but a body; and a browser's question whether it may send one.
+_POSTED = frozenset(
+    (
+        b"/v1/chat/completions",
+        b"/v1/chat/completions/batch",
+        b"/v1/completions",
+        b"/v1/embeddings",
+        b"/v1/responses",
+        b"/v1/responses/input_tokens",
+        b"/v1/messages",
+        b"/v1/messages/count_tokens",
+        b"/tokenize",
+        b"/detokenize",
+    )
+)
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +80,12 @@ class RouterServer:
         self._keeper = Keeper(self.dispatcher.ledger, self.database, interval=config.usage.flush)
         self._link = RedisLink(config.redis) if config.redis is not None else None
         self.dispatcher.redis = self._link
+        self.shared: SharedFleet | None = None
+        if self._link is not None:
+            dispatcher = self.dispatcher
+            self.shared = SharedFleet(
+                self._link, lambda: dispatcher.fleet.engines, dispatcher.serve_queues
+            )
         self._heads: WeakValueDictionary[bytes, KnownHead[Request]] = WeakValueDictionary()
         """Clients' heads: those with the same one share what is known of it."""
         self._services = xgen.PATHS | {batch_route.PATH, usage_route.PATH}
@@ -71,7 +95,7 @@ class RouterServer:
 
             self.dispatcher.tracer = RouterTracer(self._tracing.tracer)
         self._prober = Prober(self.dispatcher)
-        self._changes = FleetChanges(config, self.dispatcher, self._prober, self._follow_caches)
+        self._changes = FleetChanges(config, self.dispatcher, self._prober, self._changed)
         self._discovery = self.dispatcher.pods = self._discover(config)
         self._tasks: list[asyncio.Task[None]] = []
         self._server: asyncio.Server | None = None
@@ -128,13 +152,16 @@ class RouterServer:
             access_log = self.dispatcher.access_log = AccessLog(self.config.router.access_log)
             self._tasks.append(self.loop.create_task(access_log.run(), name="access log"))
         self._prober.start()
-        self._follow_caches()
+        self._changed()
         await self._keeper.start()
         if self._link is not None:
             await self._link.look()
             shared = self.dispatcher.ledger.shared = SharedLimits(self._link)
             self._tasks.append(self.loop.create_task(self._link.watch(), name="redis"))
             self._tasks.append(self.loop.create_task(_tell(shared), name="shared limits"))
+        if self.shared is not None:
+            await self.shared.exchange()
+            self._tasks.append(self.loop.create_task(self.shared.run(), name="shared fleet"))
         self._tasks.append(self.loop.create_task(self._keeper.run(), name="ledger"))
         await self._prober.all_probed()
         if self._discovery is not None:
@@ -183,6 +210,13 @@ class RouterServer:
         ask = asker(settings, connect_timeout=timeouts.connect, within=health.timeout)
         api = PodApi(find_access(settings), settings.selector)
         return Discovery(api, settings, ask=ask, set_fleet=self._changes.set_found)
+
+    def _changed(self) -> None:
+        """The fleet or the policy may be another: give it what it goes by."""
+        policy = self.dispatcher.policy
+        if self.shared is not None and isinstance(policy, Session):
+            policy.moves = self.shared.moves
+        self._follow_caches()
 
     def _follow_caches(self) -> None:
         """For the policy that goes by it: keep up with what engines' KV caches hold."""
@@ -257,13 +291,24 @@ class RouterServer:
             self.dispatcher.access_log.close()
         await self._keeper.flush()
         await self.database.close()
+        if self.shared is not None:
+            await self.shared.leave()
         if self._link is not None:
             await self._link.close()
         if self._tracing is not None:
             await asyncio.to_thread(self._tracing.close)
 
     def handle(self, request: Request, connection: ClientConnection) -> Work | None:
-        """Answer a request, or set going what will."""
+        """Answer a request, or set going what will. A fault of ours is answered with a 500."""
+        try:
+            return self._handle(request, connection)
+        except Exception:
+            name = request.id.decode("latin-1")
+            log.exception("request %s", name)
+            self._refuse(request, connection, internal_error(name))
+            return None
+
+    def _handle(self, request: Request, connection: ClientConnection) -> Work | None:
         if request.memo.goes_to_engine:
             return self.dispatcher.submit(request, connection)
         if request.path not in _OPEN_PATHS and self.dispatcher.ledger.required:
@@ -274,14 +319,15 @@ class RouterServer:
                 return None
         reply = self._control.answer(request)
         if reply is not None:
-            headers = [
-                reply.content_type,
-                *own_headers(request.id, "answered by the router"),
-            ]
+            headers = [*reply.headers, *own_headers(request.id, "answered by the router")]
             connection.respond(reply.status, headers, reply.body)
             return None
         if is_about_files(request.path):
             return self._files.serve(request, connection)
+        if request.path in _POSTED and request.method not in (b"POST", b"OPTIONS"):
+            method, path = request.method.decode(), request.path.decode()
+            self._refuse(request, connection, method_not_allowed(method, path, "POST"))
+            return None
         if request.path not in self._services:
             if batch_route.GATHER in request.fields:
                 return self._gather(request, connection)

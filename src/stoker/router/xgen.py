@@ -12,13 +12,14 @@ from time import monotonic
 from typing import Annotated, Any, Literal
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from stoker.api.errors import ApiError, bad_request, from_validation
+from stoker.api.errors import ApiError, bad_request
 from stoker.router.dispatcher import Dispatcher
 from stoker.router.engines.handle import EngineHandle, EngineModel
 from stoker.router.engines.load import EngineLoad
 from stoker.router.exchange import Exchange
+from stoker.router.parse import parse_body
 from stoker.router.request import Request
 from stoker.router.responder import Responder
 from stoker.router.sse import EventReader
@@ -32,7 +33,7 @@ _EVENT_STREAM = (b"content-type", b"text/event-stream")
 class GenerateRequest(BaseModel):
     """What `/generate` takes."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     prompt: Annotated[str, Field(min_length=1)]
     max_tokens: Annotated[int, Field(ge=1)] = 1024
@@ -48,7 +49,7 @@ class GenerateRequest(BaseModel):
 
 def generate(request: Request, responder: Responder, dispatcher: Dispatcher) -> Exchange | None:
     """Answer a request for one of `PATHS`. Raises `ApiError` when it is not one."""
-    asked = _read(request.body)
+    asked = parse_body(request.body, GenerateRequest)
     if request.path == b"/generate/stream" and not asked.stream:
         raise bad_request("/generate/stream needs `stream: true`.", param="stream")
     body = asked.model_dump(exclude={"backend", "urgency"}, exclude_none=True)
@@ -131,17 +132,6 @@ def _model_info(model: EngineModel) -> dict[str, Any]:
 
 def _gb(nbytes: int | None) -> float | None:
     return None if nbytes is None else round(nbytes / 1e9, 3)
-
-
-def _read(body: bytes) -> GenerateRequest:
-    try:
-        data = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise bad_request(f"The body is not valid JSON: {error}.") from None
-    try:
-        return GenerateRequest.model_validate(data)
-    except ValidationError as error:
-        raise from_validation(error.errors(), data) from None
 
 
 class _Choice(msgspec.Struct):

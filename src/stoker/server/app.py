@@ -13,8 +13,6 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
-from starlette.routing import Match
-from starlette.types import Scope
 
 from stoker import __version__
 from stoker.api.errors import (
@@ -147,15 +145,6 @@ def _handle_errors(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, http_error)
     app.add_exception_handler(ClientDisconnected, client_left)
     app.add_exception_handler(ClientDisconnect, client_left)
-
-
-def _allowed_methods(app: FastAPI, scope: Scope) -> str:
-    """The methods of every route with this path: Starlette names those of the first only."""
-    return ", ".join(
-        method
-        for method in ("GET", "POST", "DELETE")
-        if any(route.matches({**scope, "method": method})[0] == Match.FULL for route in app.routes)
-    )
 
 
 def _response(error: ApiError, request: Request) -> Response:

@@ -86,8 +86,7 @@ async def _embed(
     if isinstance(model, ServedEncoder):
         async with model.turn:
             return await asyncio.to_thread(model.encoder.embed, prompts)
-    vectors = [await model.engine.embed(prompt, request.pooling or "last") for prompt in prompts]
-    return np.stack(vectors)
+    return await model.engine.embed(prompts, request.pooling or "last")
 
 
 def _base64(vector: Float32Array) -> str:

@@ -105,5 +105,11 @@ def build_openapi(app: FastAPI) -> dict[str, Any]:
     )
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     schemas |= definitions.get("$defs", {})
+    # FastAPI's own answer to a wrong parameter; here it is a 400 like any other.
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            operation["responses"].pop("422", None)
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
     app.openapi_schema = document
     return document

@@ -58,7 +58,7 @@ async def detokenize(http: Request) -> DetokenizeResponse:
     )
 
 
-@router.get("/tokenizer_info", responses=errors(401, 503))
+@router.get("/tokenizer_info", responses=errors(400, 401, 503))
 async def tokenizer_info(http: Request) -> TokenizerInfo:
     """The special tokens and the chat template."""
     model = state_of(http).ready()

@@ -67,16 +67,20 @@ def test_versions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_engines_beside_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    llama = tmp_path / "llama-server"
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    monkeypatch.setenv("PATH", str(programs))
+    llama = programs / "llama-server"
     llama.write_text("#!/bin/sh\necho noise >&2\necho 'version: 6000 (abc)' >&2\n")
-    vllm = tmp_path / "vllm"
+    vllm = programs / "vllm"
     vllm.write_text("#!/bin/sh\nexit 1\n")
     for program in (llama, vllm):
         program.chmod(0o755)
     found = software._peers()
     assert found["llama-server"] == "6000 (abc)"
-    assert found["vllm"].endswith("/vllm")
+    assert found["vllm"] == f"unknown in {tmp_path}"
+    (tmp_path / "lib/python3.12/site-packages/vllm-0.32.0.dist-info").mkdir(parents=True)
+    assert software._peers()["vllm"] == f"0.32.0 in {tmp_path}"
 
 
 def test_kernels() -> None:

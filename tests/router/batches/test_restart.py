@@ -4,7 +4,6 @@ asked twice."""
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import subprocess
@@ -16,66 +15,25 @@ from pathlib import Path
 import openai
 import pytest
 
-from stoker.router.managed.commands import free_port
 from tests.router.fakes import FakeEngine, Fleet, until
+from tests.router.processes import RouterProcess
 
 from .lines import echo, finished, jsonl, line, questions, read, start_batch
-
-_MAIN = "from stoker.cli.main import main; main()"
-
-
-class RouterProcess:
-    """A real `stoker router`, to be killed."""
-
-    def __init__(self, engine: FakeEngine, database_url: str, directory: Path) -> None:
-        self.port = free_port()
-        self._file = directory / "stoker.yaml"
-        config = {
-            "router": {"port": self.port},
-            "storage": {"url": database_url},
-            "batches": {"max_in_flight": 8},
-            "engines": [{"name": "one", "kind": "native", "url": engine.url, "max_in_flight": 8}],
-        }
-        self._file.write_text(json.dumps(config), encoding="utf-8")
-        self._log = directory / "router.log"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    async def start(self, sdk: openai.AsyncOpenAI) -> None:
-        process = self._process = self._popen()
-        async with asyncio.timeout(60):
-            while True:
-                assert process.poll() is None, self._log.read_text()
-                try:
-                    await sdk.models.list()
-                except openai.APIConnectionError:
-                    await asyncio.sleep(0.05)
-                else:
-                    return
-
-    def _popen(self) -> subprocess.Popen[bytes]:
-        with self._log.open("ab") as log:
-            command = [sys.executable, "-c", _MAIN, "router", str(self._file)]
-            return subprocess.Popen(command, stdout=log, stderr=log)
-
-    def end(self, number: signal.Signals) -> None:
-        if self._process is not None:
-            self._process.send_signal(number)
-            self._process.wait(60)
-            self._process = None
 
 
 @asynccontextmanager
 async def router_process(
-    engine: FakeEngine, database_url: str, directory: Path
+    engine: FakeEngine, database_url: str, directory: Path, *, name: str = "router"
 ) -> AsyncIterator[tuple[RouterProcess, openai.AsyncOpenAI]]:
-    process = RouterProcess(engine, database_url, directory)
-    url = f"http://127.0.0.1:{process.port}/v1"
-    async with openai.AsyncOpenAI(base_url=url, api_key="k", max_retries=0) as sdk:
-        try:
-            await process.start(sdk)
+    config = {
+        "storage": {"url": database_url},
+        "batches": {"max_in_flight": 8},
+        "engines": [{"name": "one", "kind": "native", "url": engine.url, "max_in_flight": 8}],
+    }
+    async with RouterProcess(directory, config, name=name) as process:
+        url = f"{process.url}/v1"
+        async with openai.AsyncOpenAI(base_url=url, api_key="k", max_retries=0) as sdk:
             yield process, sdk
-        finally:
-            process.end(signal.SIGKILL)
 
 
 async def kill_half_way(database_url: str, directory: Path, count: int) -> None:
@@ -86,7 +44,7 @@ async def kill_half_way(database_url: str, directory: Path, count: int) -> None:
             await until(lambda: len(engine.seen) >= count // 2, 120)
             process.end(signal.SIGKILL)
             assert len(engine.seen) < count
-            await process.start(sdk)
+            await process.start()
             batch = await finished(sdk, await sdk.batches.retrieve(batch.id), 240)
             assert batch.status == "completed"
             assert batch.request_counts is not None
@@ -147,6 +105,30 @@ async def test_two_routers_on_one_database_share_batches(database_url: str) -> N
             assert over.status == "completed"
             assert len(await read(fleet.sdk, over.output_file_id)) == 25
     assert set((questions(engines[0]) + questions(engines[1])).values()) == {1}
+
+
+async def test_a_router_finishes_what_another_was_killed_in(
+    database_url: str, tmp_path: Path
+) -> None:
+    count = 60
+    async with FakeEngine("one") as engine:
+        engine.default = echo(0.005)
+        async with (
+            router_process(engine, database_url, tmp_path, name="a") as (one, one_sdk),
+            router_process(engine, database_url, tmp_path, name="b") as (_, other_sdk),
+        ):
+            batch = await start_batch(one_sdk, jsonl(*map(line, range(count))))
+            await until(lambda: len(engine.seen) >= count // 2, 120)
+            one.end(signal.SIGKILL)
+            before = questions(engine)
+            batch = await finished(other_sdk, await other_sdk.batches.retrieve(batch.id), 240)
+            assert batch.status == "completed"
+            output = await read(other_sdk, batch.output_file_id)
+        assert [one["custom_id"] for one in output] == [f"c{number}" for number in range(count)]
+        repeated = {question for question, times in questions(engine).items() if times > 1}
+        assert len(repeated) <= 8  # what was under way at the kill
+        assert repeated <= set(before)
+        assert max(questions(engine).values()) <= 2
 
 
 async def test_a_router_that_is_cut_off_cannot_write(database_url: str) -> None:

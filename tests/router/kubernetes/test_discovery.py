@@ -9,8 +9,11 @@ from typing import Any
 import kmock
 import pytest
 
+from stoker.router.described import RouterHealth
+
 from ..fakes import CHAT, FakeEngine, Fleet, after, until
-from .cluster import SELECTOR, Cluster
+from ..processes import RouterProcess
+from .cluster import NAMESPACE, SELECTOR, Cluster
 
 
 def router(cluster: Cluster, directory: Path, *engines: FakeEngine, **settings: Any) -> Fleet:
@@ -122,6 +125,26 @@ async def test_a_terminating_pod_finishes_its_stream_and_gets_nothing_new(
             assert answer.text.endswith("data: [DONE]\n\n")
             assert handle.in_flight == 0
             assert len(one.seen) == 1
+
+
+async def test_a_terminating_pod_that_fails_its_probes_keeps_what_it_has(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    async with FakeEngine("pod-1") as one, FakeEngine("pod-2") as two:
+        await cluster.run(one)
+        async with router(cluster, tmp_path) as fleet:
+            gate = asyncio.Event()
+            one.script.append(after(gate))
+            whole = asyncio.create_task(fleet.post())
+            await until(lambda: one.in_flight == 1, 60)
+            await cluster.run(two)
+            await cluster.terminate("pod-1")
+            await until(lambda: serving(fleet) == {"pod-2"}, 60)
+            one.healthy = False
+            await asyncio.sleep(6 * fleet.server.config.health.interval)
+            gate.set()
+            assert (await whole).headers["x-stoker-engine"] == "pod-1"
+            assert (len(one.seen), len(two.seen)) == (1, 0)
 
 
 async def test_a_pod_that_is_unready_for_a_while_comes_back_as_it_was(
@@ -268,6 +291,23 @@ async def test_a_router_that_may_not_list_pods_says_what_it_needs(
             }
             cluster.refuse = None
             await until(lambda: serving(fleet) == {"pod-1"}, 60)
+
+
+async def test_from_the_command_line_without_a_file(cluster: Cluster, tmp_path: Path) -> None:
+    file = tmp_path / "kubeconfig"
+    file.write_text(cluster.kubeconfig(), encoding="utf-8")
+    async with FakeEngine("pod-1") as one:
+        port = int(one.url.rsplit(":", 1)[1])
+        await cluster.run(one, ports=[])
+        given = ["--k8s-selector", SELECTOR, "--k8s-namespace", NAMESPACE, "--k8s-port", str(port)]
+        environment = {"KUBECONFIG": str(file), "HOME": str(tmp_path)}
+        async with RouterProcess(tmp_path, None, given, environment=environment) as process:
+            health = RouterHealth.model_validate((await process.client.get("/health")).json())
+            assert health.kubernetes is not None
+            assert health.kubernetes.connected
+            assert health.kubernetes.pods["pod-1"].state == "serving"
+            answer = await process.client.post("/v1/chat/completions", json=CHAT)
+            assert answer.headers["x-stoker-engine"] == "pod-1"
 
 
 async def test_a_reload_keeps_pods_and_what_they_are_at(cluster: Cluster, tmp_path: Path) -> None:

@@ -219,7 +219,7 @@ async def test_by_day_and_only_ones_own() -> None:
         denied = await one.client.get("/usage", params={"key": "alice"}, headers=theirs)
         assert denied.status_code == 403
         assert (await total(one, key="bob"))["requests"] == 1
-        for words in ({"by": "colour"}, {"since": "soon"}, {"what": "1"}):
+        for words in ({"by": "colour"}, {"since": "soon"}, {"until": ""}, {"what": "1"}):
             wrong = await one.client.get("/usage", params=words, headers=AUTH)
             assert wrong.status_code == 400
             assert wrong.json()["error"]["param"] == next(iter(words))

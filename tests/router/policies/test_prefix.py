@@ -10,7 +10,7 @@ from stoker.router.policies.base import Decision
 from stoker.router.policies.cache_model import CacheModel
 from stoker.router.policies.cost import Cost
 from stoker.router.policies.prefix import Prefix
-from stoker.router.policies.prefix_index import BLOCK_BYTES, PrefixIndex, block_hashes, tokens_in
+from stoker.router.policies.prompt_blocks import BLOCK_BYTES, block_hashes, tokens_in
 
 from .fleets import chat, engine, fleet
 
@@ -41,7 +41,7 @@ def test_model_tools_and_system_text_are_part_of_the_key() -> None:
 
 @given(st.lists(st.text("ab", max_size=900), min_size=1, max_size=6), st.integers(1, 12))
 def test_a_match_is_the_longest_common_run_of_blocks(prompts: list[str], limit: int) -> None:
-    index, (first, second) = PrefixIndex(max_blocks=10_000), fleet(0, 0)
+    caches, (first, second) = CacheModel(), fleet(0, 0)
     sent: list[list[int]] = []
     for prompt in prompts:
         features = chat(prompt)
@@ -53,41 +53,38 @@ def test_a_match_is_the_longest_common_run_of_blocks(prompts: list[str], limit: 
                     break
                 run += 1
             expected = max(expected, run)
-        assert index.match(features, [first, second]) == [expected, 0]
-        index.add(features, first)
+        assert caches.match(features, [first, second]) == [tokens_in(expected), 0]
+        caches.add(features, first)
         sent.append(block_hashes(features))
 
 
 @given(st.lists(st.text("ab", max_size=3000), max_size=20), st.integers(1, 20))
 def test_memory_is_bounded(prompts: list[str], limit: int) -> None:
-    index, (one,) = PrefixIndex(max_blocks=limit), fleet(0)
+    caches, (one,) = CacheModel(max_blocks=limit), fleet(0)
     for prompt in prompts:
-        index.add(chat(prompt), one)
-        assert len(index) <= limit
+        caches.add(chat(prompt), one)
+        assert len(caches) <= limit
 
 
 def test_a_prefix_outlives_what_follows_it() -> None:
-    index, (one,) = PrefixIndex(max_blocks=10), fleet(0)
+    caches, (one,) = CacheModel(max_blocks=10), fleet(0)
     long = chat("a" * BLOCK_BYTES * 8)
-    index.add(long, one)
-    index.add(chat("b" * BLOCK_BYTES * 4), one)
-    assert 0 < index.match(long, [one])[0] < len(block_hashes(long))
+    caches.add(long, one)
+    caches.add(chat("b" * BLOCK_BYTES * 4), one)
+    assert 0 < caches.match(long, [one])[0] < tokens_in(len(block_hashes(long)))
 
 
 def test_a_forgotten_engine_knows_nothing_and_learns_anew() -> None:
-    index, engines = PrefixIndex(), fleet(0, 0)
+    caches, engines = CacheModel(), fleet(0, 0)
     features = chat("a" * 1000)
     for one in engines:
-        index.add(features, one)
-    index.forget(engines[0])
-    count = len(block_hashes(features))
-    assert index.match(features, engines) == [0, count]
-    index.add(features, engines[0])
-    assert index.match(features, engines) == [count, count]
-    for _ in range(3000):  # restarts for ever cost nothing
-        index.forget(engines[0])
-        index.add(features, engines[0])
-    assert index.match(features, engines[:1])[0] == count
+        caches.add(features, one)
+    caches.forget(engines[0])
+    tokens = tokens_in(len(block_hashes(features)))
+    assert caches.match(features, engines) == [0, tokens]
+    caches.add(features, engines[0])
+    assert caches.match(features, engines) == [tokens, tokens]
+    assert len(caches) == 2 * len(block_hashes(features))
 
 
 def test_the_next_turn_of_a_conversation_returns_to_its_engine() -> None:
@@ -100,7 +97,7 @@ def test_the_next_turn_of_a_conversation_returns_to_its_engine() -> None:
         decision = policy.choose(chat(*turns), engines)
         assert decision.engine is home
         policy.placed(chat(*turns), home)
-    assert decision.reason == "prefix: 4 of 5 blocks"
+    assert decision.reason == "prefix: 256 of 332 prompt tokens known"
 
 
 def test_a_crowded_engine_is_passed_over() -> None:

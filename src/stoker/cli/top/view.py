@@ -71,6 +71,7 @@ def _router(figures: RouterVitals) -> list[RenderableType]:
     tokens = _row(
         ("prompt tokens/s", units.rate(figures.prompt_tokens_per_s)),
         ("generated tokens/s", units.rate(figures.generation_tokens_per_s)),
+        ("prefix hits", units.share(figures.prefix_hit_rate)),
     )
     latencies = {"to the first byte": figures.first_byte, "whole request": figures.latency}
     return [counts, tokens, Text(), _percentiles(latencies), Text(), _engines(figures.engines)]
@@ -80,7 +81,7 @@ def _engines(engines: tuple[RoutedEngine, ...]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("ENGINE", "KIND", "STATE"):
         table.add_column(name)
-    names = ("IN FLIGHT", "RUNNING", "WAITING", "KV USE", "TOKENS/S", "REQUESTS/S")
+    names = ("IN FLIGHT", "RUNNING", "WAITING", "KV USE", "PREFIX HITS", "TOKENS/S", "REQUESTS/S")
     for name in (*names, "FIRST BYTE P50", "P99"):
         table.add_column(name, justify="right")
     for engine in engines:
@@ -94,6 +95,7 @@ def _engines(engines: tuple[RoutedEngine, ...]) -> Table:
             units.count(engine.running),
             units.count(engine.waiting),
             units.share(engine.kv_usage),
+            units.share(engine.prefix_hit_rate),
             units.rate(engine.generation_tokens_per_s),
             units.rate(engine.requests_per_s),
             units.latency(None if first is None else first.p50),

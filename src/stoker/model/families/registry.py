@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from stoker.errors import UnsupportedModel
+from stoker.model.bert import ARCHITECTURES as ENCODERS
 from stoker.model.families.base import Family
 from stoker.model.families.gemma3 import GEMMA3
 from stoker.model.families.gpt2 import GPT2
@@ -30,6 +31,11 @@ def family_of_gguf(architecture: str, path: Path) -> Family:
 
 
 def _find(families: Mapping[str, Family], architecture: str, path: Path) -> Family:
+    if architecture in ENCODERS:
+        raise UnsupportedModel(
+            f"{path}: {architecture} is an encoder, which makes embeddings only: use stoker serve "
+            "and POST to /v1/embeddings."
+        )
     if architecture not in families:
         raise UnsupportedModel(
             f"{path}: architecture {architecture!r:.80} is not supported; supported are: "

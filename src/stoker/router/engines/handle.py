@@ -9,7 +9,7 @@ from urllib.parse import quote, urlsplit
 
 from stoker.errors import ConfigError
 from stoker.router.config import Breaker, EngineConfig, EngineKind, Health
-from stoker.router.engines.breaker import BreakerState, CircuitBreaker
+from stoker.router.engines.breaker import CircuitBreaker
 from stoker.router.engines.health import HealthState
 from stoker.router.engines.load import EngineLoad
 from stoker.router.engines.meter import Meter
@@ -61,6 +61,17 @@ class EngineModel:
     """Of its weights."""
 
 
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """What other routers have at an engine, as far as they told."""
+
+    routers: int = 1
+    """How many there are, this one included."""
+    in_flight: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+
+
 class EngineHandle:
     """One engine: what it serves, how it is, and what the router has given it.
 
@@ -82,11 +93,13 @@ class EngineHandle:
         "declared_models",
         "down_since",
         "draining",
+        "elsewhere",
         "gpu",
         "health",
         "hold_until",
         "host_header",
         "in_flight",
+        "in_flight_everywhere",
         "kind",
         "kv_events",
         "kv_replay",
@@ -96,6 +109,7 @@ class EngineHandle:
         "name",
         "name_bytes",
         "output_tokens_in_flight",
+        "own_share",
         "path_prefix",
         "price",
         "prompt_tokens_in_flight",
@@ -138,7 +152,13 @@ class EngineHandle:
         self.health = HealthState(health)
         self.load: EngineLoad | None = None
         self.draining = False
+        self.elsewhere = Elsewhere()
         self.in_flight = 0
+        """This router's requests,"""
+        self.in_flight_everywhere = 0
+        """and with them the other routers'."""
+        self.own_share = 0
+        """Of the capacity, this router's part where there are several."""
         self.prompt_tokens_in_flight = 0
         """Of prompts not yet answered with a first byte, what must be read anew."""
         self.output_tokens_in_flight = 0
@@ -157,8 +177,21 @@ class EngineHandle:
     @property
     def busy(self) -> float:
         """Load from 0 to 1: requests in flight against what the engine works on at once."""
-        load = self.in_flight / self.capacity
+        load = self.in_flight_everywhere / self.capacity
         return load if load < 1.0 else 1.0
+
+    @property
+    def has_place(self) -> bool:
+        """Whether it can take one more. A router may always use its share of the capacity: what
+        others have is known a moment late, and must not keep it out for good."""
+        return self.in_flight_everywhere < self.capacity or self.in_flight < self.own_share
+
+    def hear(self, elsewhere: Elsewhere) -> None:
+        """What other routers have here now."""
+        self.elsewhere = elsewhere
+        self.in_flight_everywhere = self.in_flight + elsewhere.in_flight
+        routers = elsewhere.routers
+        self.own_share = max(1, self.capacity // routers) if routers > 1 else 0
 
     @property
     def decode_rate(self) -> float | None:
@@ -181,6 +214,7 @@ class EngineHandle:
             self.meter.work_began(now)
         self.share(now)
         self.in_flight += 1
+        self.in_flight_everywhere += 1
         self.prompt_tokens_in_flight += prompt_tokens
         self.output_tokens_in_flight += output_tokens
         return Lease(self, prompt_tokens, output_tokens, self._share_s)
@@ -197,12 +231,12 @@ class EngineHandle:
     def ready(self, now: float) -> bool:
         """Usable, trusted and with room: the usual case, in one call."""
         return (
-            self.in_flight < self.capacity
+            (self.in_flight_everywhere < self.capacity or self.in_flight < self.own_share)
             and self.health.healthy
             and not self.draining
             and self.hold_until <= now
             and self.suspect_until <= now
-            and (self.breaker.state is BreakerState.CLOSED or self.breaker.allows(now))
+            and self.breaker.allows(now)
         )
 
     def trusted(self, now: float) -> bool:
@@ -259,6 +293,7 @@ class Lease:
             self._engine = None
             seconds = engine.share(now) - self._share_before
             engine.in_flight -= 1
+            engine.in_flight_everywhere -= 1
             engine.prompt_tokens_in_flight -= self._prompt_tokens
             engine.output_tokens_in_flight -= self._output_tokens
             if engine.in_flight == 0:

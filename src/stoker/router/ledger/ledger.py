@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from stoker.api.errors import ApiError, unauthorized
 from stoker.router.config import Config
 from stoker.router.engines.handle import EngineHandle
-from stoker.router.engines.tariff import Tariff
 from stoker.router.ledger.account import Account
 from stoker.router.ledger.book import Book, Outcome
 from stoker.router.ledger.keys import Keyring, digest_of, presented
@@ -25,6 +24,9 @@ from stoker.router.shared.limits import Shared, SharedLimits
 from stoker.router.shared.link import RedisAway
 from stoker.router.usage import Usage
 from stoker.router.wire import WrittenHeaders
+
+# A member read from its Enum costs ten times as much as a name of the module.
+_ANSWERED = Outcome.ANSWERED
 
 
 class Grant:
@@ -155,12 +157,18 @@ class Ledger:
         return cost
 
     def estimate(self, features: Features, engines: Iterable[EngineHandle]) -> float:
-        """What a request may cost on the dearest of `engines`."""
+        """What a request may cost on the dearest of `engines`: by its tokens, or by the time they
+        would take it."""
         cost = 0.0
+        read, written = features.prompt_tokens, features.output_tokens * features.answers
         for engine in engines:
             price = engine.price
             if price is not None:
-                estimate = _estimate(engine, price, features)
+                seconds = 0.0
+                if price.per_hour:
+                    rate = engine.decode_rate
+                    seconds = written / rate if rate else 0.0
+                estimate = price.of(read, written, seconds)
                 if estimate > cost:
                     cost = estimate
         return cost
@@ -212,18 +220,18 @@ class Ledger:
         if grant.over:
             return
         account = grant.account
+        prompt_tokens, completion_tokens = usage.prompt_tokens, usage.completion_tokens
         cost = 0.0
         if engine is not None and engine.price is not None:
-            cost = engine.price.of(
-                usage.prompt_tokens, usage.completion_tokens, seconds, usage.cached_tokens
-            )
+            cost = engine.price.of(prompt_tokens, completion_tokens, seconds, usage.cached_tokens)
         grant.over = True
         purse = account.purse
         if purse is not None:
-            purse.reserved = max(0.0, purse.reserved - grant.cost)
+            reserved = purse.reserved - grant.cost
+            purse.reserved = reserved if reserved > 0.0 else 0.0
             purse.fresh += cost
         if account.tokens is not None:
-            took = usage.prompt_tokens + usage.completion_tokens
+            took = prompt_tokens + completion_tokens
             account.tokens.correct(took - grant.tokens, grant.second, self._clock())
             if grant.shared is not None and self.shared is not None:
                 self.shared.correct(account, int(grant.shared.now), took - grant.tokens)
@@ -231,14 +239,17 @@ class Ledger:
         name = engine.name if engine is not None else "-"
         tally = self.book.tally(int(self._wall_clock() // DAY_S), account.name, model, name)
         tally.requests += 1
-        if outcome is Outcome.FAILED:
+        if outcome is _ANSWERED:
+            pass
+        elif outcome is Outcome.FAILED:
             tally.failed += 1
         elif outcome is Outcome.CANCELLED:
             tally.cancelled += 1
-        tally.estimated += estimated
-        tally.prompt_tokens += usage.prompt_tokens
+        if estimated:
+            tally.estimated += 1
+        tally.prompt_tokens += prompt_tokens
         tally.cached_tokens += usage.cached_tokens
-        tally.completion_tokens += usage.completion_tokens
+        tally.completion_tokens += completion_tokens
         tally.engine_seconds += seconds
         tally.cost += cost
 
@@ -263,13 +274,3 @@ def over_limits(
     for name, value in WrittenHeaders(limit_lines(requests, tokens, now)):
         error.headers[name.decode()] = value.decode()
     return error
-
-
-def _estimate(engine: EngineHandle, price: Tariff, features: Features) -> float:
-    """What a request may cost on an engine: by its tokens, or by the time they would take it."""
-    written = features.output_tokens * features.answers
-    seconds = 0.0
-    if price.per_hour:
-        rate = engine.decode_rate
-        seconds = written / rate if rate else 0.0
-    return price.of(features.prompt_tokens, written, seconds)

@@ -25,14 +25,14 @@ def read_query(
 ) -> UsageQuery:
     """A query from its words; dates as 2026-01-31, the last 30 days without. Raises `ApiError`
     (400), which names the word that is wrong."""
-    groups = tuple(part.strip() for part in by.split(",") if part.strip())
+    groups = tuple(by.split(",")) if by else ()
     for group in groups:
         if group not in GROUPS:
             known = ", ".join(GROUPS)
             raise bad_request(f"`by` may hold {known}, with commas; not {group!r}.", param="by")
     today = (datetime.fromtimestamp(now, UTC).date() - _EPOCH).days
-    last = _day(until, "until") if until else today
-    first = _day(since, "since") if since else last - DEFAULT_DAYS + 1
+    last = _day(until, "until") if until is not None else today
+    first = _day(since, "since") if since is not None else last - DEFAULT_DAYS + 1
     return UsageQuery(tuple(dict.fromkeys(groups)), first, last, key)
 
 

@@ -6,23 +6,29 @@ this router sent there; the least recently used goes first.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 
 from stoker.router.engines.handle import EngineHandle
-from stoker.router.policies.prefix_index import block_hashes, tokens_in
+from stoker.router.policies.prompt_blocks import block_hashes, tokens_in
 from stoker.router.request import Features
 
 UNKNOWN_TOKENS = 1 << 20
 """Taken for the size of a cache whose engine does not tell it."""
 MAX_BLOCKS = 1 << 15
-"""What is remembered of one engine: about 3 MB."""
+"""What is remembered of one engine: about 4 MB."""
 
 
 class CacheModel:
-    """A model of each engine's cache, in the blocks of `prefix_index`."""
+    """A model of each engine's cache, in the blocks of `prompt_blocks`."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_blocks: int = MAX_BLOCKS) -> None:
+        self._max_blocks = max_blocks
         self._caches: dict[EngineHandle, _Cache] = {}
+
+    def __len__(self) -> int:
+        """The blocks remembered, of all engines together."""
+        return sum(len(cache) for cache in self._caches.values())
 
     def match(self, features: Features, engines: Sequence[EngineHandle]) -> list[int]:
         """For each of `engines`, how many of the prompt's first tokens it may hold."""
@@ -36,7 +42,7 @@ class CacheModel:
             cache = self._caches[engine] = _Cache()
         load = engine.load
         size = None if load is None else load.cache_tokens
-        cache.add(features, size or UNKNOWN_TOKENS)
+        cache.add(features, size or UNKNOWN_TOKENS, self._max_blocks)
 
     def forget(self, engine: EngineHandle) -> None:
         """The engine's cache is gone."""
@@ -47,8 +53,13 @@ class _Cache:
     """One engine's: hashes of blocks with their tokens, the least recently sent first."""
 
     def __init__(self) -> None:
-        self._blocks: dict[int, int] = {}
+        # Not a dict: to find the first key of one whose first keys were removed takes time in
+        # proportion to those.
+        self._blocks: OrderedDict[int, int] = OrderedDict()
         self._tokens = 0
+
+    def __len__(self) -> int:
+        return len(self._blocks)
 
     def match(self, features: Features) -> int:
         blocks, depth = self._blocks, 0
@@ -58,16 +69,18 @@ class _Cache:
             depth += 1
         return tokens_in(depth)
 
-    def add(self, features: Features, size: int) -> None:
+    def add(self, features: Features, size: int, max_blocks: int) -> None:
+        """`size` of the cache in tokens."""
         blocks = self._blocks
         hashes = block_hashes(features)
         # The last block first: when the oldest are dropped, a prefix outlives what follows it.
         for depth in range(len(hashes), 0, -1):
             block = hashes[depth - 1]
-            tokens = blocks.pop(block, 0)
-            if not tokens:
+            if block in blocks:
+                blocks.move_to_end(block)
+            else:
                 tokens = tokens_in(depth) - tokens_in(depth - 1)
                 self._tokens += tokens
-            blocks[block] = tokens
-        while self._tokens > size or len(blocks) > MAX_BLOCKS:
-            self._tokens -= blocks.pop(next(iter(blocks)))
+                blocks[block] = tokens
+        while self._tokens > size or len(blocks) > max_blocks:
+            self._tokens -= blocks.popitem(last=False)[1]

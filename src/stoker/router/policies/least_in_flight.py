@@ -20,13 +20,13 @@ class LeastInFlight(Policy):
         count = len(engines)
         start = self._turns.get(features.model, 0) % count
         best = engines[start]
-        least = best.in_flight / best.capacity
+        least = best.in_flight_everywhere / best.capacity
         for offset in range(1, count):
             engine = engines[(start + offset) % count]
-            load = engine.in_flight / engine.capacity
+            load = engine.in_flight_everywhere / engine.capacity
             if load < least:
                 best, least = engine, load
-        return Decision(best, f"least_in_flight: {best.in_flight} of {best.capacity}")
+        return Decision(best, f"least_in_flight: {best.in_flight_everywhere} of {best.capacity}")
 
     def placed(self, features: Features, engine: EngineHandle) -> None:
         self._turns[features.model] = self._turns.get(features.model, 0) + 1

@@ -36,11 +36,10 @@ class PowerOfTwo(Policy):
         first = draw % count
         second = (first + 1 + (draw >> 32) % (count - 1)) % count
         one, two = engines[first], engines[second]
-        if two.in_flight * one.capacity < one.in_flight * two.capacity:
-            one, two = two, one
-        return Decision(
-            one, f"power_of_two: {one.name} has {one.in_flight}, {two.name} {two.in_flight}"
-        )
+        load, other = one.in_flight_everywhere, two.in_flight_everywhere
+        if other * one.capacity < load * two.capacity:
+            one, two, load, other = two, one, other, load
+        return Decision(one, f"power_of_two: {one.name} has {load}, {two.name} {other}")
 
     def placed(self, features: Features, engine: EngineHandle) -> None:
         self._placed += 1

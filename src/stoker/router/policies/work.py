@@ -40,7 +40,10 @@ def rates_of(engines: Sequence[EngineHandle]) -> list[Rates]:
 def queued_seconds(engine: EngineHandle, rates: Rates) -> float:
     """How long the engine's present work will take it, and what a full KV cache adds."""
     prefill, decode = rates
-    seconds = engine.prompt_tokens_in_flight / prefill + engine.output_tokens_in_flight / decode
+    elsewhere = engine.elsewhere
+    reading = engine.prompt_tokens_in_flight + elsewhere.prompt_tokens
+    writing = engine.output_tokens_in_flight + elsewhere.output_tokens
+    seconds = reading / prefill + writing / decode
     load = engine.load
     if load is not None and load.kv_usage is not None:
         usage = min(load.kv_usage, _FULLEST)

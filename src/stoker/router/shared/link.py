@@ -67,7 +67,7 @@ class RedisLink:
             return
         if not self.up:
             self.up = True
-            log.info("Redis is there: limits are shared with other routers")
+            log.info("Redis is there: limits, loads and sessions are shared with other routers")
 
     async def close(self) -> None:
         await self._redis.aclose()
@@ -76,5 +76,5 @@ class RedisLink:
         if self.up or not self.failures:
             self.failures += 1
             reason = str(error) or type(error).__name__
-            log.warning("Redis is away (%s): limits hold for this router alone", reason)
+            log.warning("Redis is away (%s): this router goes by what it knows itself", reason)
         self.up = False
