@@ -99,6 +99,15 @@ async def test_a_request_refused_at_the_door(collector: Collector) -> None:
         assert request.status != ERROR
 
 
+async def test_a_request_that_names_no_model(collector: Collector) -> None:
+    async with traced(collector, FakeEngine("one", models=("m", "n"))) as fleet:
+        await fleet.client.get("/v1/responses/abc?secret=1", headers=CALLER)
+        (request,), (attempt,) = await spans_of(fleet, collector)
+    assert "gen_ai.request.model" not in attempt.attributes
+    assert request.attributes["http.request.method"] == "GET"
+    assert request.attributes["url.path"] == "/v1/responses/abc"  # without what is asked in it
+
+
 async def test_when_every_engine_fails(collector: Collector) -> None:
     engine = FakeEngine("one")
     engine.default = close_at_once

@@ -70,9 +70,10 @@ class RequestTrace:
                 "stoker.engine.name": engine.name,
                 "stoker.engine.kind": engine.kind,
                 "stoker.router.reason": reason,
-                "gen_ai.request.model": model or "",
             },
         )
+        if model is not None:
+            self._attempt.set_attribute("gen_ai.request.model", model)
 
     def headers(self) -> bytes:
         """The fields that tell the engine of this trace, as they are written."""

@@ -6,6 +6,7 @@ this router sent there; the least recently used goes first.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 
 from stoker.router.engines.handle import EngineHandle
@@ -15,7 +16,7 @@ from stoker.router.request import Features
 UNKNOWN_TOKENS = 1 << 20
 """Taken for the size of a cache whose engine does not tell it."""
 MAX_BLOCKS = 1 << 15
-"""What is remembered of one engine: about 3 MB."""
+"""What is remembered of one engine: about 4 MB."""
 
 
 class CacheModel:
@@ -52,7 +53,9 @@ class _Cache:
     """One engine's: hashes of blocks with their tokens, the least recently sent first."""
 
     def __init__(self) -> None:
-        self._blocks: dict[int, int] = {}
+        # Not a dict: to find the first key of one whose first keys were removed takes time in
+        # proportion to those.
+        self._blocks: OrderedDict[int, int] = OrderedDict()
         self._tokens = 0
 
     def __len__(self) -> int:
@@ -73,10 +76,11 @@ class _Cache:
         # The last block first: when the oldest are dropped, a prefix outlives what follows it.
         for depth in range(len(hashes), 0, -1):
             block = hashes[depth - 1]
-            tokens = blocks.pop(block, 0)
-            if not tokens:
+            if block in blocks:
+                blocks.move_to_end(block)
+            else:
                 tokens = tokens_in(depth) - tokens_in(depth - 1)
                 self._tokens += tokens
-            blocks[block] = tokens
+                blocks[block] = tokens
         while self._tokens > size or len(blocks) > max_blocks:
-            self._tokens -= blocks.pop(next(iter(blocks)))
+            self._tokens -= blocks.popitem(last=False)[1]
