@@ -2,8 +2,11 @@
 
 Tokens and requests must agree exactly. Latencies of each tool are compared with the server's
 histograms over the same requests, on the other side of the connection: within a factor of two and
-50 ms. The two tools are not compared with each other in time: they run one after the other, and
-what else the machine does meanwhile changes latencies more than that.
+50 ms. What the two tools say of time can differ much more than that, and rightly: aiperf is a dozen
+processes, which take the processors from a server on the same machine. On two cores, at the same
+concurrency, it told 349 ms to the first token where `bench serve` told 162; the server's own
+histograms had 336 and 152, and 107 and 35 ms between tokens. So they are compared by what they add
+to the server's figures.
 """
 
 from __future__ import annotations
@@ -125,6 +128,7 @@ def test_a_sweep_agrees_with_bench_serve_and_with_the_metrics(tmp_path: Path) ->
     ):
         reported = sum(report[field]["avg"] * REQUESTS for report in reports)
         assert reported == pytest.approx(counted(name, before, middle))
+    added: dict[str, float] = {}
     for field, histogram in (
         ("time_to_first_token", "time_to_first_token_seconds"),
         ("request_latency", "e2e_request_latency_seconds"),
@@ -132,6 +136,7 @@ def test_a_sweep_agrees_with_bench_serve_and_with_the_metrics(tmp_path: Path) ->
         reported = sum(report[field]["avg"] for report in reports) / len(reports)
         theirs = mean_ms(histogram, before, middle)
         assert close(reported, theirs), (field, reported, theirs)
+        added[histogram] = reported - theirs
 
     assert bench["completed"] == REQUESTS == counted("request_success_total", middle, after)
     assert bench["total_output_tokens"] == counted("generation_tokens_total", middle, after)
@@ -145,3 +150,5 @@ def test_a_sweep_agrees_with_bench_serve_and_with_the_metrics(tmp_path: Path) ->
     ):
         theirs = mean_ms(histogram, middle, after)
         assert close(bench[field], theirs), (field, bench[field], theirs)
+        ours = bench[field] - theirs
+        assert abs(added[histogram] - ours) < 100, (field, added[histogram], ours)

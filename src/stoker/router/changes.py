@@ -44,9 +44,9 @@ class FleetChanges:
             gone = await self._apply()
             settings = self._declared.kubernetes
             if settings is not None:
-                until = self._dispatcher.loop.time() + settings.remember
+                now = self._dispatcher.loop.time()
                 for engine in gone:
-                    self._dispatcher.fleet.expect(engine.models, until)
+                    self._dispatcher.fleet.expect(engine.models, now, now + settings.remember)
 
     async def _apply(self) -> list[EngineHandle]:
         declared, dispatcher = self._declared, self._dispatcher

@@ -75,9 +75,10 @@ class Fleet:
         """The engines that serve a model, whatever their state."""
         return self._by_model.get(model, ())
 
-    def expect(self, models: Iterable[str], until: float) -> None:
+    def expect(self, models: Iterable[str], now: float, until: float) -> None:
         """Engines of these models left, and others may come: requests may wait for them until
         then, on the loop's clock."""
+        self._expected = {name: end for name, end in self._expected.items() if end > now}
         self._expected.update(dict.fromkeys(models, until))
 
     def expects(self, model: str, now: float) -> bool:

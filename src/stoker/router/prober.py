@@ -110,10 +110,12 @@ class Prober:
         """Probe one engine until cancelled."""
         while True:
             watch.wake.clear()
-            try:
-                await self.probe(engine)
-            except Exception:
-                log.exception("the probe of engine %s went wrong", engine.name)
+            # One that terminates stops listening first, and finishes what it has.
+            if not engine.draining:
+                try:
+                    await self.probe(engine)
+                except Exception:
+                    log.exception("the probe of engine %s went wrong", engine.name)
             watch.probed.set()
             interval = self._dispatcher.config.health.interval
             await asyncio.sleep(min(_SOONEST_S, interval))

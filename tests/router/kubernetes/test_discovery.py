@@ -127,6 +127,26 @@ async def test_a_terminating_pod_finishes_its_stream_and_gets_nothing_new(
             assert len(one.seen) == 1
 
 
+async def test_a_terminating_pod_that_fails_its_probes_keeps_what_it_has(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    async with FakeEngine("pod-1") as one, FakeEngine("pod-2") as two:
+        await cluster.run(one)
+        async with router(cluster, tmp_path) as fleet:
+            gate = asyncio.Event()
+            one.script.append(after(gate))
+            whole = asyncio.create_task(fleet.post())
+            await until(lambda: one.in_flight == 1, 60)
+            await cluster.run(two)
+            await cluster.terminate("pod-1")
+            await until(lambda: serving(fleet) == {"pod-2"}, 60)
+            one.healthy = False
+            await asyncio.sleep(6 * fleet.server.config.health.interval)
+            gate.set()
+            assert (await whole).headers["x-stoker-engine"] == "pod-1"
+            assert (len(one.seen), len(two.seen)) == (1, 0)
+
+
 async def test_a_pod_that_is_unready_for_a_while_comes_back_as_it_was(
     cluster: Cluster, tmp_path: Path
 ) -> None:
