@@ -16,6 +16,7 @@ import openai
 import pytest
 
 from tests.router.fakes import FakeEngine, Fleet, until
+from tests.router.postgres_server import PostgresServer
 from tests.router.processes import RouterProcess
 
 from .lines import echo, finished, jsonl, line, questions, read, start_batch
@@ -108,8 +109,9 @@ async def test_two_routers_on_one_database_share_batches(database_url: str) -> N
 
 
 async def test_a_router_finishes_what_another_was_killed_in(
-    database_url: str, tmp_path: Path
+    postgres: PostgresServer, tmp_path: Path
 ) -> None:
+    database_url = postgres.url()
     count = 60
     async with FakeEngine("one") as engine:
         engine.default = echo(0.005)
