@@ -32,6 +32,9 @@ from rich.table import Table
 from stoker.router.managed.commands import HOST, free_port
 
 HERE = Path(__file__).resolve().parent
+LIKE_OFFLINE = ["--max-num-seqs", "64", "--max-num-batched-tokens", "2048"]
+LIKE_OFFLINE += ["--max-model-len", "8192", "--no-enable-prefix-caching"]
+"""The settings of `workers/llm_worker.py`."""
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -154,7 +157,7 @@ def main() -> None:
     worker = Worker("offline", sys.executable, options, arguments.logs / "offline.log")
     server = StreamingServer(
         arguments.model,
-        ["--max-num-seqs", "64", "--no-enable-prefix-caching"],
+        LIKE_OFFLINE,
         arguments.logs / "serve.log",
     )
     try:

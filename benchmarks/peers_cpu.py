@@ -38,7 +38,7 @@ import sys
 from pathlib import Path
 
 from ceilings import measure
-from http_streams import StreamingServer
+from http_streams import LIKE_OFFLINE, StreamingServer
 from peers import HTTP, OFFLINE, SECTIONS, LlamaCpp, Load, Peer, Worker, less_is_better
 from peers_plot import plot
 from peers_report import Comparison, Share, markdown, table
@@ -138,7 +138,7 @@ def loads_of(arguments: argparse.Namespace) -> list[Load]:
 
 def through_http(arguments: argparse.Namespace, offline: Peer, comparison: Comparison) -> None:
     """The `http` section: the server and the engine in turn, with the same prompts."""
-    options = ["--max-num-seqs", "64", "--no-enable-prefix-caching"]
+    options = [*LIKE_OFFLINE]
     if arguments.stoker_format:
         options += ["--weight-format", arguments.stoker_format[0]]
     if arguments.isa:
