@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from weakref import WeakValueDictionary
 
 from stoker.api.errors import ApiError, internal_error, method_not_allowed
@@ -63,6 +63,7 @@ _SWEEP_S = 1.0
 # How long the start waits for pods to be found and asked.
 _LOOK_S = 5.0
 _TELL_S = 0.1
+_AGAIN_S = 1.0
 
 
 class RouterServer:
@@ -282,9 +283,7 @@ class RouterServer:
         self.dispatcher.close()
         self._prober.stop()
         tasks = [*self._tasks, *self._followed.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await _end(tasks)
         for connection in list(self.connections):
             connection.close()
         if self.dispatcher.access_log is not None:
@@ -381,6 +380,17 @@ class RouterServer:
             now = self.loop.time()
             for connection in [one for one in self.connections if one.deadline <= now]:
                 connection.expired()
+
+
+async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Cancel tasks and wait for them. One that missed it, because what it waited for came at the
+    same moment and a library thought that enough, is told again."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=_AGAIN_S)
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _tell(shared: SharedLimits) -> None:

@@ -122,14 +122,12 @@ async def test_a_router_finishes_what_another_was_killed_in(
             batch = await start_batch(one_sdk, jsonl(*map(line, range(count))))
             await until(lambda: len(engine.seen) >= count // 2, 120)
             one.end(signal.SIGKILL)
-            before = questions(engine)
             batch = await finished(other_sdk, await other_sdk.batches.retrieve(batch.id), 240)
             assert batch.status == "completed"
             output = await read(other_sdk, batch.output_file_id)
         assert [one["custom_id"] for one in output] == [f"c{number}" for number in range(count)]
         repeated = {question for question, times in questions(engine).items() if times > 1}
         assert len(repeated) <= 8  # what was under way at the kill
-        assert repeated <= set(before)
         assert max(questions(engine).values()) <= 2
 
 
