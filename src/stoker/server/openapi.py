@@ -47,7 +47,26 @@ def describe(
     of every error.
     """
     _MODELS[request.__name__] = request
-    success: dict[str, Any] = {"model": response, "description": "The answer."}
+    return {
+        "responses": {200: success(response, chunk, error), **errors(*_ERRORS, model=error)},
+        "openapi_extra": {
+            "requestBody": {
+                "required": True,
+                "content": {
+                    "application/json": {"schema": {"$ref": _REF.format(model=request.__name__)}}
+                },
+            },
+        },
+    }
+
+
+def success(
+    response: type[BaseModel],
+    chunk: type[BaseModel] | None = None,
+    error: type[BaseModel] = ErrorResponse,
+) -> dict[str, Any]:
+    """The `responses` entry for 200: the answer whole, and with `chunk` also as a stream."""
+    entry: dict[str, Any] = {"model": response, "description": "The answer."}
     if chunk is not None:
         _MODELS[chunk.__name__] = chunk
         chunk_or_error = [
@@ -60,18 +79,8 @@ def describe(
         }
         data = {"anyOf": [{"const": "[DONE]"}, json_data]}
         event = {"type": "object", "required": ["data"], "properties": {"data": data}}
-        success["content"] = {"text/event-stream": {"schema": event}}
-    return {
-        "responses": {200: success, **errors(*_ERRORS, model=error)},
-        "openapi_extra": {
-            "requestBody": {
-                "required": True,
-                "content": {
-                    "application/json": {"schema": {"$ref": _REF.format(model=request.__name__)}}
-                },
-            },
-        },
-    }
+        entry["content"] = {"text/event-stream": {"schema": event}}
+    return entry
 
 
 def allowed_methods(app: FastAPI, path: str) -> str:

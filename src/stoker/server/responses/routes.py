@@ -24,7 +24,7 @@ from stoker.api.sse import DONE
 from stoker.engine.outputs import RequestOutput
 from stoker.server.conversation import blaming, prepare_chat, submit_chats
 from stoker.server.generation import finished_outputs, new_id
-from stoker.server.openapi import describe, errors
+from stoker.server.openapi import describe, errors, success
 from stoker.server.parse import parse_body
 from stoker.server.responses.background import BackgroundResponse
 from stoker.server.responses.builder import ResponseBuilder
@@ -115,7 +115,10 @@ async def compact() -> Response:
 
 @router.get(
     "/v1/responses/{response_id}",
-    responses={200: {"model": ResponseResource}, **errors(400, 401, 404)},
+    responses={
+        200: success(ResponseResource, ResponseStreamEvent),
+        **errors(400, 401, 404),
+    },
 )
 async def get_response(
     http: Request,
