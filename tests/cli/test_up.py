@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from stoker.cli.up import place, suited_to_this_machine
+from stoker.errors import ModelNotFound
 from stoker.router.configfile import parse_config
 
 PROGRAM = Path(__file__).parents[1] / "router" / "managed" / "engine_program.py"
@@ -145,6 +146,12 @@ def test_the_log_has_the_engines_name_before_each_line(tmp_path: Path, ups: list
     [pid] = up.until_other_pids(set(), 1)
     up.stop()
     assert f"[a] engine {pid} serves m\n" in (tmp_path / "stderr").read_text()
+
+
+def test_a_model_that_there_is_not_is_told_before_anything_starts() -> None:
+    engine = "{name: a, kind: native, model: smolm2}"
+    with pytest.raises(ModelNotFound, match=r"engine a: there is no model 'smolm2' \(did you mean"):
+        place(parse_config(f"engines: [{engine}]"))
 
 
 @pytest.mark.parametrize("command", ["up", "router"])
