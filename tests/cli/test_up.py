@@ -207,7 +207,7 @@ def test_our_engines_send_traces_where_the_router_does(tmp_path: Path) -> None:
     llama.chmod(0o755)
     model.touch()
     engines = [
-        {"name": "ours", "kind": "native", "model": "m", "args": ["--threads", "1"]},
+        {"name": "ours", "kind": "native", "model": str(model), "args": ["--threads", "1"]},
         {"name": "other", "kind": "llama_cpp", "model": str(model), "executable": str(llama)},
     ]
     config = parse_config(
