@@ -5,6 +5,7 @@
 #include <string>
 
 #include "forward.h"
+#include "read_ahead.h"
 
 namespace stoker {
 
@@ -40,6 +41,7 @@ class Model {
   ModelWeights weights_;
   KVCache cache_;
   std::unique_ptr<Forward> forward_;
+  std::unique_ptr<ReadAhead> read_ahead_;
 };
 
 AttentionShape attention_shape(const ModelConfig& config, KVType type);

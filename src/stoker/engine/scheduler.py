@@ -34,6 +34,8 @@ class Schedule:
     copies: list[tuple[int, int]] = field(default_factory=list)
     """Blocks to copy before anything is written, in this order: (from, to)."""
     preempted: list[Sequence] = field(default_factory=list)
+    num_preemptions: int = 0
+    """Of the engine so far."""
 
     def add(self, sequence: Sequence, count: int) -> None:
         self.sequences.append(sequence)
@@ -84,6 +86,7 @@ class Scheduler:
             if not schedule.sequences and self.running:
                 # Beams wait for a sibling that finds no room: they make it.
                 self._preempt_last(schedule)
+        schedule.num_preemptions = self.num_preemptions
         return schedule
 
     def complete(self, schedule: Schedule) -> None:
@@ -222,7 +225,7 @@ class Scheduler:
         """Put `new`, on which the sequence has a reference, in place of a block of its table."""
         self._pool.release([sequence.block_table[index]])
         sequence.block_table[index] = new
-        self._slots.block_tables[sequence.slot, index] = new
+        self._slots.set_blocks(sequence.slot, index, [new])
 
     def _allocate(self, sequence: Sequence, num_tokens: int) -> None:
         count = -(-num_tokens // self._block_size) - len(sequence.block_table)
@@ -232,7 +235,7 @@ class Scheduler:
     def _extend_table(self, sequence: Sequence, blocks: list[int]) -> None:
         start = len(sequence.block_table)
         sequence.block_table += blocks
-        self._slots.block_tables[sequence.slot, start : start + len(blocks)] = blocks
+        self._slots.set_blocks(sequence.slot, start, blocks)
 
     def _blocks_to_come(self, sequence: Sequence) -> int:
         """Blocks a sequence has yet to allocate for its known tokens and its forks."""
