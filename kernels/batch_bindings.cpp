@@ -180,6 +180,7 @@ void advance(BoundBatch& bound, nb::handle block_tables) {
     throw std::invalid_argument(
         "a batch goes on only after it was run, and with one token and one sample of each sequence "
         "and nothing else");
+  if (!block_tables.is_none()) read_block_tables(block_tables, bound);
   if (bound.context_lens.empty())
     bound.context_lens.assign(batch.context_lens, batch.context_lens + sequences);
   for (int32_t& length : bound.context_lens) ++length;
@@ -189,7 +190,6 @@ void advance(BoundBatch& bound, nb::handle block_tables) {
   batch.token_ids = bound.token_ids.data();
   batch.context_lens = bound.context_lens.data();
   batch.copies = 0;
-  if (!block_tables.is_none()) read_block_tables(block_tables, bound);
 }
 
 }  // namespace stoker

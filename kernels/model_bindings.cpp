@@ -142,8 +142,9 @@ nb::tuple run(Model& model, BoundBatch& bound, bool measure) {
   const LogprobResult samples(batch.samples.size(), sample_width);
   const LogprobResult scores(batch.scores.size(), score_width);
   Timings timings;
-  bound.sampled.resize(batch.samples.size());
-  StepOutput output{.token_ids = bound.sampled.data(),
+  bound.sampled.clear();
+  std::vector<int32_t> sampled(batch.samples.size());
+  StepOutput output{.token_ids = sampled.data(),
                     .samples = samples.views,
                     .scores = scores.views,
                     .timings = measure ? &timings : nullptr};
@@ -169,8 +170,9 @@ nb::tuple run(Model& model, BoundBatch& bound, bool measure) {
     model.run(batch, output);
   }
   if (failure) std::rethrow_exception(failure);
-  auto token_ids = new_array<int32_t>({bound.sampled.size()});
-  std::copy(bound.sampled.begin(), bound.sampled.end(), token_ids.data());
+  auto token_ids = new_array<int32_t>({sampled.size()});
+  std::copy(sampled.begin(), sampled.end(), token_ids.data());
+  bound.sampled.swap(sampled);
   return nb::make_tuple(token_ids, samples.arrays, scores.arrays, embeddings,
                         measure ? seconds(timings) : nb::none());
 }

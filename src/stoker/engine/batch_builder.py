@@ -48,15 +48,14 @@ class BatchBuilder:
 
     def follow(self, schedule: Schedule) -> BuiltBatch | None:
         """The last batch, if this step follows from it: each sequence goes on by the token that it
-        was given. `new_tables` are then its block tables."""
+        was given. Of those that stay and were not preempted nothing else can be scheduled."""
         last = self._last
         if (
             last is not None
             and last.goes_on
-            and schedule.num_tokens == len(schedule.sequences)
             and schedule.sequences == last.samplers
-            and not schedule.copies
             and schedule.num_preemptions == self._num_preemptions
+            and not schedule.copies
         ):
             return last
         return None

@@ -118,10 +118,11 @@ class OutputProcessor:
         table = None
         if result.logprobs is not None:
             table = _LogprobTable(result.logprobs, self._tokenizer)
+        finished = SequenceState.FINISHED
         i = 0
         for sequence in built.samplers:
             num_forks = sequence.num_forks
-            if sequence.state is not SequenceState.FINISHED:
+            if sequence.state is not finished:
                 request = sequence.request
                 self._note_time(request, now)
                 if request.beams is not None:

@@ -39,7 +39,7 @@ class StepTimer:
         self.python[part] += now - self._last
         self._last = now
 
-    def lap_runner(self, timings: Mapping[str, float] | None, num_tokens: int) -> None:
+    def lap_runner(self, timings: Mapping[str, float], num_tokens: int) -> None:
         """The runner ends. What it does not account for is the way there and back (`call`); a
         runner without `timings` is a kernel as a whole."""
         now = self.clock()

@@ -8,7 +8,7 @@ nor on how a prompt was cut into chunks.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 import numpy as np
@@ -185,7 +185,7 @@ class StepResult:
     """`[scores]` rows."""
     embeddings: Float32Array | None = None
     """`[embed rows, hidden]`"""
-    timings: Mapping[str, float] | None = None
+    timings: Mapping[str, float] = field(default_factory=dict)
     """Seconds spent in each part of the step, when the runner measures them."""
 
 

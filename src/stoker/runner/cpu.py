@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Literal
 
 from stoker import _kernels
@@ -15,6 +17,9 @@ WeightFormat = Literal["q4", "q8", "bf16"]
 
 BLOCK_SIZE = 16
 """Tokens in a block of the cache; the kernels' layout is made for it."""
+
+
+_NOT_MEASURED: Mapping[str, float] = MappingProxyType({})
 
 
 class CPURunner:
@@ -98,7 +103,7 @@ class CPURunner:
             None if samples is None else TopLogprobs(*samples),
             None if scores is None else TopLogprobs(*scores),
             embeddings,
-            seconds,
+            _NOT_MEASURED if seconds is None else seconds,
         )
 
     def close(self) -> None:
