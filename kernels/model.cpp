@@ -47,13 +47,6 @@ void Model::finish_loading() {
                                                                           : limits.bf16) = true;
   forward_ = std::make_unique<Forward>(config_, weights_, cache_, shape_, options_.isa, limits,
                                        pool_);
-  const char* mb = getenv("STOKER_AHEAD_MB");
-  if (mb && pool_.size() > 1) {
-    read_ahead_ = std::make_unique<ReadAhead>(weights_, static_cast<size_t>(atof(mb) * (1 << 20)));
-    pool_.set_idle([this](int thread, size_t index) {
-      return read_ahead_->fetch(index, thread - 1, pool_.size() - 1);
-    });
-  }
 }
 
 void Model::run(const Batch& batch, StepOutput& output) {

@@ -5,7 +5,6 @@
 #include <string>
 
 #include "forward.h"
-#include "read_ahead.h"
 
 namespace stoker {
 
@@ -41,7 +40,6 @@ class Model {
   ModelWeights weights_;
   KVCache cache_;
   std::unique_ptr<Forward> forward_;
-  std::unique_ptr<ReadAhead> read_ahead_;
 };
 
 AttentionShape attention_shape(const ModelConfig& config, KVType type);

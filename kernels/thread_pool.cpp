@@ -80,12 +80,7 @@ void ThreadPool::barrier(int thread) {
   sleep_while(generation_, generation);
 }
 
-void ThreadPool::wait_for_region(uint32_t seen, int thread) {
-  if (idle_ && seen > 0)
-    for (size_t index = 0; idle_(thread, index); ++index) {
-      if (region_.load(std::memory_order_acquire) != seen) return;
-      std::this_thread::yield();
-    }
+void ThreadPool::wait_for_region(uint32_t seen) {
   const auto start = std::chrono::steady_clock::now();
   do {
     for (int i = 0; i < kYieldsPerLook; ++i) {
@@ -99,7 +94,7 @@ void ThreadPool::wait_for_region(uint32_t seen, int thread) {
 void ThreadPool::worker(int thread) {
   // A worker may start after the first region has: it counts regions from zero, not from now.
   for (uint32_t seen = 0;; ++seen) {
-    wait_for_region(seen, thread);
+    wait_for_region(seen);
     if (stop_) return;
     (*work_)(thread);
     barrier(thread);

@@ -29,10 +29,6 @@ class ThreadPool {
   // every thread, and what threads wrote is visible to the caller afterwards.
   void run(const std::function<void(int)>& work);
 
-  // What a waiting thread does in pieces of microseconds between two regions: `idle(thread, index)`
-  // with 0, 1, 2 …, until it returns false. To be set before the first region.
-  void set_idle(std::function<bool(int, size_t)> idle) { idle_ = std::move(idle); }
-
   // Meets all other threads of the region. Each must call it equally often, with its own number.
   void barrier(int thread);
 
@@ -42,11 +38,10 @@ class ThreadPool {
   };
 
   void worker(int thread);
-  void wait_for_region(uint32_t seen, int thread);
+  void wait_for_region(uint32_t seen);
 
   const int size_;
   const std::function<void(int)>* work_ = nullptr;
-  std::function<bool(int, size_t)> idle_;
   bool stop_ = false;
 
   // Each on its own cache line: the counter is written by every thread that arrives while the

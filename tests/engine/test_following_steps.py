@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from stoker.engine.engine import Engine
+from stoker.engine.outputs import RequestOutput
 from stoker.engine.sampling_params import BeamSearchParams, SamplingParams
 from tests.engine.doubles import EOS, ContextRunner, answer_alone, check, finish_all, make_engine
 
@@ -142,7 +143,7 @@ def test_a_sequence_is_preempted_and_resumed_at_once(caching: bool, every: int) 
     engine = make_engine(256, 4, enable_prefix_caching=caching)
     engine.submit("a", [1, 2, 3], plain())
     engine.submit("b", [4, 5], plain(seed=8))
-    done = {}
+    done: dict[str, RequestOutput] = {}
     for i in range(200):
         done |= {output.request_id: output for output in engine.step()}
         check(engine)

@@ -71,7 +71,7 @@ def byte_tokenizer(template: str = CHATML) -> Tokenizer:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class LetterRunner:
     """Computes letters; `delay` seconds a step, and no step while `gate` is closed.
 
