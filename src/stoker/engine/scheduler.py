@@ -109,7 +109,7 @@ class Scheduler:
         running = self.running
         sequences, counts = schedule.sequences, schedule.counts
         budget = self._budget
-        decodes_left = -1
+        decodes_left = -1  # not counted: only a prefill needs to know
         outstanding = 0
         i = 0
         while i < len(running):
