@@ -63,6 +63,11 @@ class _Collector:
         self._chunks: list[bytes] = []
         self._size = 0
 
+    def on_answer(self, head: ResponseHead, body: bytes) -> None:
+        self.on_head(head)
+        self.on_body(body)
+        self.on_end()
+
     def on_head(self, head: ResponseHead) -> None:
         self._status = head.status
 

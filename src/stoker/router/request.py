@@ -15,6 +15,9 @@ from stoker.errors import InvalidRequest
 from stoker.router.config import Ability
 from stoker.router.wire import Headers
 
+if TYPE_CHECKING:
+    from stoker.router.engines.handle import EngineHandle
+
 BYTES_PER_TOKEN = 4
 """English text in a common vocabulary; only ever used to weigh requests against each other."""
 DEFAULT_MAX_TOKENS = 256
@@ -66,19 +69,19 @@ class HeadMemo:
     __slots__ = (
         "digest",
         "features",
-        "forwarded",
-        "forwarded_with_key",
         "goes_to_engine",
         "multipart",
+        "sent_heads",
+        "sent_with_key",
     )
 
     def __init__(self) -> None:
         self.digest: bytes | None = None
         """SHA-256 of the key it brings; empty without one."""
-        self.forwarded: bytes | None = None
-        """The fields for engines, as they are written,"""
-        self.forwarded_with_key: bytes | None = None
-        """and where a client's key is meant for the engine."""
+        self.sent_heads: dict[EngineHandle, tuple[bytes, bytes]] = {}
+        """What `forwarding.request_head` made of it, for each engine,"""
+        self.sent_with_key = False
+        """and whether the client's key is in it."""
         self.goes_to_engine = False
         """Whether it is known to be for an engine, and not for a service of the router's own."""
         self.features: Features | None = None
@@ -144,7 +147,7 @@ class Request:
         other.http11 = self.http11
         other.keep_alive = self.keep_alive
         given = self.given_id if b"x-request-id" in self.fields else b""
-        other.id = given or new_request_id()
+        other.id = given or b"%b%08x" % (_id_prefix, next(_id_numbers))
         other.upload = None
         other.on_behalf_of = None
         other.memo = self.memo
@@ -197,6 +200,8 @@ _options_decoder = msgspec.json.Decoder(_StreamOptions)
 _STREAMS_CHUNKS = frozenset((b"/v1/chat/completions", b"/v1/completions"))
 """Routes whose streams tell what was used only when asked."""
 _WRITES_NOTHING = frozenset((b"/v1/embeddings", b"/v1/rerank", b"/v1/score", b"/tokenize"))
+_LISTS = (b'["', b"[[")
+"""How lists of prompts begin."""
 _WHERE = re.compile(r" - at `\$\.?([^`]*)`")
 
 
@@ -332,13 +337,20 @@ def read_features(request: Request) -> Features:
     features.model = features.asked_model = body.model
     if body.stream:
         features.stream = True
-    features.user = body.user
+    if body.user:
+        features.user = body.user
+        if not features.caller:
+            features.caller = body.user
     if body.previous_response_id is not None:
         features.stored = True
-    if body.user and not features.caller:
-        features.caller = body.user
-    most = _first(body.max_tokens, body.max_completion_tokens, body.max_output_tokens)
+    most = body.max_tokens
+    if most is None:
+        most = body.max_completion_tokens
+        if most is None:
+            most = body.max_output_tokens
     if most is not None:
+        if most < 0:
+            most = 0
         features.max_tokens = most
         if features.output_tokens:
             features.output_tokens = most
@@ -346,16 +358,16 @@ def read_features(request: Request) -> Features:
         features.answers = max(1, min(int(n[:6]), 1000))
     if features.stream and request.path in _STREAMS_CHUNKS:
         _read_stream_options(features, body.stream_options)
-    preamble = b""
+    preamble = prompt = b""
     for part in (body.system, body.instructions, body.tools):
         if part is not _NONE:
             preamble += bytes(part)
-    features.preamble = preamble
-    prompt = b""
+    if preamble:
+        features.preamble = preamble
     for part in (body.messages, body.prompt, body.input):
         if part is not _NONE:
             features.prompt = prompt = bytes(part)
-            if prompt.startswith((b'["', b"[[")):
+            if prompt.startswith(_LISTS):
                 features.answers *= _items(prompt)
             break
     features.prompt_tokens = (len(preamble) + len(prompt)) // BYTES_PER_TOKEN + 1
@@ -423,10 +435,3 @@ def with_usage_asked(body: bytes, options: bytes | None) -> bytes:
     inner["include_usage"] = msgspec.Raw(b"true")
     fields["stream_options"] = msgspec.Raw(msgspec.json.encode(inner))
     return msgspec.json.encode(fields)
-
-
-def _first(*values: int | None) -> int | None:
-    for value in values:
-        if value is not None:
-            return max(value, 0)
-    return None

@@ -210,6 +210,11 @@ class _Receiver:
                 raise item
             yield item
 
+    def on_answer(self, head: ResponseHead, body: bytes) -> None:
+        self.on_head(head)
+        self.on_body(body)
+        self.on_end()
+
     def on_head(self, head: ResponseHead) -> None:
         self.status.set_result(head.status)
 

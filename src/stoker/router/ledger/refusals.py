@@ -84,10 +84,10 @@ def limit_lines(requests: Window | None, tokens: Window | None, now: float) -> b
     lines = b""
     if requests is not None:
         left, seconds = requests.left(now)
-        lines = _REQUESTS % (requests.limit, left, _RESETS[math.ceil(seconds)])
+        lines = _REQUESTS % (requests.limit, left, _RESETS[seconds])
     if tokens is not None:
         left, seconds = tokens.left(now)
-        lines += _TOKENS % (tokens.limit, left, _RESETS[math.ceil(seconds)])
+        lines += _TOKENS % (tokens.limit, left, _RESETS[seconds])
     return lines
 
 
