@@ -129,7 +129,7 @@ class Dispatcher:
                 features.model, serving = known
             else:
                 features.model, serving = self._find(features)
-            if account.models is not None:
+            if account.models is not None and features.model not in account.models:
                 ledger.check(account, features, has_body=bool(request.body))
             grant = ledger.admit(account, features, serving)
         except StokerError as refused:
@@ -287,7 +287,9 @@ class Dispatcher:
         metrics.decisions[policy.name, engine.name] += 1
         metrics.predicted_tokens += known_tokens
 
-    def _choices(self, exchange: Exchange, serving: Sequence[EngineHandle]) -> list[EngineHandle]:
+    def _choices(
+        self, exchange: Exchange, serving: Sequence[EngineHandle]
+    ) -> Sequence[EngineHandle]:
         """The engines to choose from now, of those `serving` its model.
 
         Of those usable, the ones that have not failed this request; of those, the ones that
@@ -297,6 +299,11 @@ class Dispatcher:
         now = monotonic()
         failed_on = exchange.failed_on
         if not failed_on:
+            for engine in serving:
+                if not engine.ready(now):
+                    break
+            else:
+                return serving
             engines = [engine for engine in serving if engine.ready(now)]
             if engines:
                 return engines

@@ -12,7 +12,9 @@ from stoker.api.errors import ApiError, bad_request
 from stoker.router.heads import KnownHead, split_head
 from stoker.router.request import BodySink, Request, new_request_id
 from stoker.router.wire import (
+    STATUS_LINES,
     Headers,
+    WrittenHeaders,
     error_headers,
     join_headers,
     own_headers,
@@ -402,7 +404,8 @@ class ClientConnection(asyncio.Protocol):
             body = b""
         draining = self._server.dispatcher.draining
         if request.keep_alive and request.http11 and not draining and len(body) < 65536:
-            line, fields = status_line(status), join_headers(headers)
+            line = STATUS_LINES.get(status) or status_line(status)
+            fields = headers.raw if type(headers) is WrittenHeaders else join_headers(headers)
             transport.write(b"%b%b%b\r\n%b" % (line, fields, length, body))
         else:
             transport.writelines((self._head(status, headers, length), body))

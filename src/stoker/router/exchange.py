@@ -73,6 +73,10 @@ class Exchange:
     """When the present state will have lasted too long, on the loop's clock."""
     failed_on: Sequence[EngineHandle] = ()
     """Engines that failed this request: chosen again only when there is no other."""
+    sent_at = first_byte_at = 0.0
+    """When the present engine had the request, and when its answer began; monotonic."""
+    answered = False
+    """Whether the engine has begun to answer."""
     is_stream = False
     held_bytes = 0
     """Of an answer that is not a stream: how much came before any of it was passed on."""
@@ -95,7 +99,6 @@ class Exchange:
     _last = _before_last = _begin = b""
     _filter: UsageFilter | None = None
     _queued_at: float | None = None
-    _sent_at = _first_byte_at = 0.0
 
     def __init__(
         self,
@@ -159,7 +162,7 @@ class Exchange:
         self._attempts += 1
         self.state = _SENT
         self.deadline = now + dispatcher.first_byte_s
-        self._sent_at = now
+        self.sent_at = now
         if features.lacks_usage:
             self._filter = UsageFilter() if asks_usage(engine, features) else None
         body = request_body(engine, features, request.body)
@@ -186,18 +189,22 @@ class Exchange:
         # The usual answer: what the above comes to, in few steps.
         engine = self.engine
         assert engine is not None
-        self._first_byte_at = monotonic()
-        self._head = head
-        engine.breaker.succeeded()
+        self.first_byte_at = now = monotonic()
+        self.answered = True
         self.held_bytes = len(body)
-        self._answered(200, read_usage(body), self._first_byte_at)
+        engine.breaker.succeeded()
+        usage = read_usage(body)
+        if usage is not None:
+            engine.meter.tokens += usage.completion_tokens
+        self._done(200, usage, engine, now)
         self.responder.respond(200, self._answer_headers(head), body)
 
     def on_head(self, head: ResponseHead) -> None:
         engine = self.engine
         assert engine is not None
-        self._first_byte_at = monotonic()
+        self.first_byte_at = monotonic()
         self._head = head
+        self.answered = True
         self.is_stream = head.is_stream
         if self._filter is not None and (not self.is_stream or b"content-encoding" in head.fields):
             self._filter = None
@@ -312,12 +319,14 @@ class Exchange:
             passed = head.returned or returned_fields(head, with_limits=True)
         else:
             passed = head.returned_without_limits or returned_fields(head, with_limits=False)
-        return WrittenHeaders(passed + self._own_lines())
+        return WrittenHeaders(self._own_lines(passed))
 
-    def _own_lines(self) -> bytes:
-        """What every answer says, and how much is left of its key's limits."""
+    def _own_lines(self, passed: bytes = b"") -> bytes:
+        """What every answer says, and how much is left of its key's limits; after what `passed`
+        from the engine."""
         engine, grant = self.engine, self.grant
-        return b"x-request-id: %b\r\nx-stoker-engine: %b\r\nx-stoker-reason: %b\r\n%b" % (
+        return b"%bx-request-id: %b\r\nx-stoker-engine: %b\r\nx-stoker-reason: %b\r\n%b" % (
+            passed,
             self.request.id,
             b"-" if engine is None else engine.name_bytes,
             header_text(self.reason),
@@ -368,6 +377,7 @@ class Exchange:
         if engine not in self.failed_on:
             self.failed_on = (*self.failed_on, engine)
         self._head = None
+        self.answered = False
         self._held = ()
         self.held_bytes = 0
         self._discarding = None
@@ -401,11 +411,6 @@ class Exchange:
     @property
     def over(self) -> bool:
         return self.state is _DONE
-
-    @property
-    def first_byte_s(self) -> float | None:
-        """How long after it was sent the engine began to answer; None if it did not."""
-        return self._first_byte_at - self._sent_at if self._head is not None else None
 
     def refuse(self, error: ApiError) -> None:
         """Answer with an error of the router's own."""
@@ -489,5 +494,6 @@ class Exchange:
         self._leave_engine(now)
         dispatcher.finished(self)
         if self._trace is not None:
-            self._trace.end(status, first_byte=self.first_byte_s, usage=usage)
+            first_byte = self.first_byte_at - self.sent_at if self.answered else None
+            self._trace.end(status, first_byte=first_byte, usage=usage)
         settle(dispatcher, self, status, usage, engine, streaming=streaming, now=now)

@@ -37,13 +37,17 @@ def settle(
     clock.
     """
     grant, features, reason = exchange.grant, exchange.features, exchange.reason
-    first_byte_s, total_s = exchange.first_byte_s, now - exchange.submitted_at
+    total_s = now - exchange.submitted_at
+    first_byte_s = exchange.first_byte_at - exchange.sent_at if exchange.answered else None
     model = features.model
     name = None
     if engine is not None:
         name = engine.name
         dispatcher.metrics.answered(model or "-", name, status, first_byte_s, total_s, usage)
-    if grant is not None:
+    if grant is not None and usage is not None and status < 400 and features.answers == 1:
+        seconds = exchange.engine_s if engine is not None else 0.0
+        dispatcher.ledger.settle(grant, features, engine, _ANSWERED, usage, seconds=seconds)
+    elif grant is not None:
         _charge(dispatcher, exchange, grant, status, usage, engine, streaming=streaming)
     access_log = dispatcher.access_log
     if access_log is not None:
@@ -104,7 +108,7 @@ def _guess(exchange: Exchange, engine: EngineHandle, *, streaming: bool) -> Usag
     features = exchange.features
     if streaming and exchange.is_stream:
         written = exchange.events
-    elif exchange.first_byte_s is not None:
+    elif exchange.answered:
         written = exchange.held_bytes // BYTES_PER_TOKEN
     else:
         written = int((engine.decode_rate or 0.0) * exchange.engine_s)

@@ -184,7 +184,7 @@ class Ledger:
     def limit_lines(self, grant: Grant) -> bytes:
         """What an answer says of its key's limits, as it is written."""
         account, shared = grant.account, grant.shared
-        if account.requests is None and account.tokens is None:
+        if not account.limited:
             return b""
         if shared is not None:
             return limit_lines(shared.requests, shared.tokens, shared.now)
