@@ -31,6 +31,7 @@ import uvloop
 from router import chat
 from router_peers import ANSWER, KEY, stoker_config
 
+from stoker.router import process
 from stoker.router.access_log import AccessLog
 from stoker.router.config import Config
 from stoker.router.downstream import ClientConnection
@@ -240,6 +241,7 @@ def main() -> None:
     parser.add_argument("--policy", default="prefix")
     parser.add_argument("--profile", action="store_true")
     given: Any = parser.parse_args()
+    process.prepare()
     with tempfile.TemporaryDirectory() as name:
         uvloop.run(run(given, Path(name)))
 

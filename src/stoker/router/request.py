@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import IntEnum
 from typing import TYPE_CHECKING, Protocol
 
@@ -13,6 +13,7 @@ import msgspec
 
 from stoker.errors import InvalidRequest
 from stoker.router.config import Ability
+from stoker.router.long_strings import WORTH_BYTES, Shortened, has_mark, shorten
 from stoker.router.wire import Headers
 
 if TYPE_CHECKING:
@@ -323,16 +324,15 @@ def read_features(request: Request) -> Features:
         return features
     if not request.body:
         return features
-    try:
-        body = _decoder.decode(request.body)
-    except msgspec.ValidationError as error:
-        found = _WHERE.search(str(error))
-        field = found[1] if found else None
-        reason = _WHERE.sub("", str(error))
-        where = f"`{field}`: " if field else "the body must be a JSON object: "
-        raise InvalidRequest(f"{where}{reason}", param=field or None) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidRequest(f"the body is not valid JSON: {error}") from None
+    text_of: Callable[[msgspec.Raw], bytes] = bytes
+    body = shortened = None
+    if len(request.body) >= WORTH_BYTES:
+        shortened = shorten(request.body)
+    if shortened is not None:
+        body = _decode_shortened(shortened)
+        text_of = shortened.whole
+    if body is None:
+        body, text_of = _decode(request.body), bytes
     features.is_json = True
     features.model = features.asked_model = body.model
     if body.stream:
@@ -357,27 +357,54 @@ def read_features(request: Request) -> Features:
     if body.n is not _NONE and (n := bytes(body.n)).isdigit():
         features.answers = max(1, min(int(n[:6]), 1000))
     if features.stream and request.path in _STREAMS_CHUNKS:
-        _read_stream_options(features, body.stream_options)
+        options = body.stream_options
+        _read_stream_options(features, None if options is _NONE else text_of(options))
     preamble = prompt = b""
     for part in (body.system, body.instructions, body.tools):
         if part is not _NONE:
-            preamble += bytes(part)
+            preamble += text_of(part)
     if preamble:
         features.preamble = preamble
     for part in (body.messages, body.prompt, body.input):
         if part is not _NONE:
-            features.prompt = prompt = bytes(part)
+            features.prompt = prompt = text_of(part)
             if prompt.startswith(_LISTS):
                 features.answers *= _items(prompt)
             break
     features.prompt_tokens = (len(preamble) + len(prompt)) // BYTES_PER_TOKEN + 1
     if body.tools is not _NONE:
-        features.has_tools = bytes(body.tools) not in (b"null", b"[]")
+        features.has_tools = text_of(body.tools) not in (b"null", b"[]")
     if body.response_format is not _NONE:
-        features.has_schema = b"json_schema" in bytes(body.response_format)
+        features.has_schema = b"json_schema" in text_of(body.response_format)
     if body.structured_outputs is not _NONE:
-        features.has_schema = bytes(body.structured_outputs) != b"null"
+        features.has_schema = text_of(body.structured_outputs) != b"null"
     return features
+
+
+def _decode(body: bytes) -> _Body:
+    """Raises `InvalidRequest`."""
+    try:
+        return _decoder.decode(body)
+    except msgspec.ValidationError as error:
+        found = _WHERE.search(str(error))
+        field = found[1] if found else None
+        reason = _WHERE.sub("", str(error))
+        where = f"`{field}`: " if field else "the body must be a JSON object: "
+        raise InvalidRequest(f"{where}{reason}", param=field or None) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidRequest(f"the body is not valid JSON: {error}") from None
+
+
+def _decode_shortened(shortened: Shortened) -> _Body | None:
+    """None where it takes the whole text: something is wrong in it, or a long string in a field
+    that routing goes by."""
+    try:
+        body = _decoder.decode(shortened.text)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    if has_mark(body.model) or has_mark(body.user) or has_mark(body.previous_response_id):
+        return None
+    return body
 
 
 def _items(prompt: bytes) -> int:
@@ -388,13 +415,10 @@ def _items(prompt: bytes) -> int:
         return 1
 
 
-def _read_stream_options(features: Features, options: msgspec.Raw) -> None:
+def _read_stream_options(features: Features, options: bytes | None) -> None:
     """Whether the client asked for the usage. What it asked for wrongly, the engine shall judge."""
-    if options is _NONE:
-        features.lacks_usage = True
-        return
-    features.stream_options = bytes(options)
-    if features.stream_options == b"null":
+    features.stream_options = options
+    if options is None or options == b"null":
         features.lacks_usage = True
         return
     try:
