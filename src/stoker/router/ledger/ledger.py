@@ -62,7 +62,8 @@ class Ledger:
         self.shared: SharedLimits | None = None
         """The limits of several routers together, if there are several."""
         self._clock = clock
-        self._wall_clock = wall_clock
+        self.wall_clock = wall_clock
+        """Whose days and months budgets and usage go by."""
         self.reconfigure(config)
 
     def reconfigure(self, config: Config) -> None:
@@ -101,7 +102,7 @@ class Ledger:
         now, cost = self._clock(), 0.0
         if account.purse is not None:
             cost = self.estimate(features, engines)
-            refusal = account.purse.reserve(cost, self._wall_clock())
+            refusal = account.purse.reserve(cost, self.wall_clock())
             if refusal is not None:
                 raise insufficient_quota(account, *refusal)
         grant = Grant(account, features.estimated_tokens, cost, now)
@@ -227,7 +228,7 @@ class Ledger:
                 self.shared.correct(account, int(grant.shared.now), took - grant.tokens)
         model = features.model or "-"
         name = engine.name if engine is not None else "-"
-        day, book = int(self._wall_clock() // DAY_S), self.book
+        day, book = int(self.wall_clock() // DAY_S), self.book
         tally = book.fresh.get((day, account.name, model, name))
         if tally is None:
             tally = book.tally(day, account.name, model, name)
@@ -248,7 +249,7 @@ class Ledger:
 
     def refused(self, account: Account, model: str | None) -> None:
         """A request was refused for its key's sake."""
-        day = int(self._wall_clock() // DAY_S)
+        day = int(self.wall_clock() // DAY_S)
         tally = self.book.tally(day, account.name, model or "-", "-")
         tally.requests += 1
         tally.refused += 1
