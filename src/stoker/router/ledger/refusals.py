@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from stoker.api.errors import ApiError
 from stoker.router.ledger.account import Account
-from stoker.router.ledger.window import SECONDS, Window
+from stoker.router.ledger.window import SECONDS, SLOTS, Window
 
 _RATE_LIMIT = "rate_limit_error"
 
@@ -81,14 +81,30 @@ def rate_limited(
 def limit_lines(requests: Window | None, tokens: Window | None, now: float) -> bytes:
     """OpenAI's `x-ratelimit-…` fields, as they are written: how much is left of a minute's
     limits, and when they will be whole again."""
-    lines = b""
-    if requests is not None:
-        left, seconds = requests.left(now)
-        lines = _REQUESTS % (requests.limit, left, _RESETS[math.ceil(seconds)])
-    if tokens is not None:
-        left, seconds = tokens.left(now)
-        lines += _TOKENS % (tokens.limit, left, _RESETS[math.ceil(seconds)])
-    return lines
+    if requests is None:
+        return b"" if tokens is None else _TOKENS % _figures(tokens, now)
+    if tokens is None:
+        return _REQUESTS % _figures(requests, now)
+    # The usual case: what `_figures` tells of each, in few steps.
+    second = int(now)
+    if second > requests.second:
+        requests.advance(second)
+    if second > tokens.second:
+        tokens.advance(second)
+    free, left = requests.limit - requests.used, tokens.limit - tokens.used
+    return _BOTH % (
+        requests.limit,
+        free if free > 0 else 0,
+        _RESETS[requests.latest + SLOTS - second if requests.used else 0],
+        tokens.limit,
+        left if left > 0 else 0,
+        _RESETS[tokens.latest + SLOTS - second if tokens.used else 0],
+    )
+
+
+def _figures(window: Window, now: float) -> tuple[int, int, bytes]:
+    left, seconds = window.left(now)
+    return window.limit, left, _RESETS[seconds]
 
 
 _REQUESTS, _TOKENS = (
@@ -97,6 +113,7 @@ _REQUESTS, _TOKENS = (
     b"x-ratelimit-reset-%b: %%b\r\n" % (name, name, name)
     for name in (b"requests", b"tokens")
 )
+_BOTH = _REQUESTS + _TOKENS
 
 
 # A window is whole again after `SECONDS` and what is left of the present second.
