@@ -6,6 +6,12 @@
 #include "denormals.h"
 
 namespace stoker {
+namespace {
+
+constexpr int kQueriesAhead = 4;  // that are fetched while one is turned
+
+}  // namespace
+
 struct Forward::Product {
   const PackedMatrix* weight;
   const Vector* bias;  // null or empty: none
@@ -284,8 +290,12 @@ void Forward::attend(int layer, int thread, StepClock& clock) {
     float* q = head_of(planned.first_token, planned.kv_head);
     const bool split = planned.partition >= 0;
     if (plan.merges.empty())
-      for (int m = 0; m < planned.queries; ++m)
+      for (int m = 0; m < planned.queries; ++m) {
+        if (m + kQueriesAhead < planned.queries)
+          for (int d = 0; d < width; d += 16)
+            __builtin_prefetch(head_of(planned.first_token + m + kQueriesAhead, planned.kv_head) + d, 1);
         turn_queries(layer, planned.kv_head, planned.first_token + m);
+      }
     const AttentionItem item{
         .cache = cache_.head(layer, planned.kv_head),
         .block_stride = cache_.block_stride(),

@@ -234,9 +234,6 @@ void attend_typed(const AttentionShape& shape, const AttentionItem& item, void* 
   const int steps = shape.head_dim / E::kStep, padded = shape.padded_dim, group = shape.group;
   const int rows = item.queries * group;
 
-  for (int i = 1; i < item.queries; ++i)
-    for (int d = 0; d < group * shape.head_dim; d += kLanes)
-      __builtin_prefetch(item.q + i * item.q_stride + d, 1);
   for (int tile = 0; tile < rows; tile += kRowTile) {
     const int count = rows - tile < kRowTile ? rows - tile : kRowTile;
     uint32_t* packed = s.q + static_cast<ptrdiff_t>(tile) * steps;
