@@ -272,6 +272,19 @@ void Forward::rotate_and_write(int layer, int thread) {
   }
 }
 
+// The keys that `next` reads first.
+void Forward::first_keys(int layer, const PlannedItem& next, AttentionItem& item) const {
+  const int position = space_.positions[next.first_token];
+  const int first = next.partition >= 0
+                        ? next.partition
+                        : visible_partitions(position, config_.layers[layer].window).begin;
+  const int32_t* table = batch_->block_table(next.sequence);
+  const uint8_t* cache = cache_.head(layer, next.kv_head);
+  const int end = std::min(first * kPartitionBlocks + kFetchedBlocks, position / kBlockTokens + 1);
+  for (int b = first * kPartitionBlocks; b < end; ++b)
+    item.next_keys[item.next_count++] = cache + table[b] * cache_.block_stride();
+}
+
 void Forward::attend(int layer, int thread, StepClock& clock) {
   const AttentionPlan& plan = plans_[window_of_layer_[layer]];
   const ThreadWorkspace mine = space_.thread(thread);
@@ -285,8 +298,12 @@ void Forward::attend(int layer, int thread, StepClock& clock) {
   const size_t slot_floats = partial_floats(shape_) * config_.group();
 
   const int items = static_cast<int>(plan.items.size());
-  for (int i; (i = attention_tickets_[layer].take()) < items;) {
+  Tickets& tickets = attention_tickets_[layer];
+  for (int i = tickets.take(), next; i < items; i = next) {
     const PlannedItem& planned = plan.items[i];
+    // Of lone queries the next is taken now, so that its keys are fetched during this one.
+    const bool lone = planned.queries == 1;
+    if (lone) next = tickets.take();
     float* q = head_of(planned.first_token, planned.kv_head);
     const bool split = planned.partition >= 0;
     if (plan.merges.empty())
@@ -296,7 +313,7 @@ void Forward::attend(int layer, int thread, StepClock& clock) {
             __builtin_prefetch(head_of(planned.first_token + m + kQueriesAhead, planned.kv_head) + d, 1);
         turn_queries(layer, planned.kv_head, planned.first_token + m);
       }
-    const AttentionItem item{
+    AttentionItem item{
         .cache = cache_.head(layer, planned.kv_head),
         .block_stride = cache_.block_stride(),
         .block_table = batch_->block_table(planned.sequence),
@@ -308,12 +325,16 @@ void Forward::attend(int layer, int thread, StepClock& clock) {
         .out = q,
         .out_stride = config_.qkv_size(),
         .partial = split ? space_.partials + planned.slot * slot_floats : nullptr,
-        .partition = planned.partition};
+        .partition = planned.partition,
+        .next_keys = {},
+        .next_count = 0};
+    if (lone && next < items) first_keys(layer, plan.items[next], item);
     attention_.attend(shape_, item, mine.attention);
     if (whole && !split)
       for (int m = 0; m < planned.queries; ++m)
         round_part(q + static_cast<ptrdiff_t>(m) * config_.qkv_size(), planned.first_token + m,
                    planned.kv_head * width, width, rounded);
+    if (!lone) next = tickets.take();
   }
 
   if (!plan.merges.empty()) {
