@@ -275,13 +275,13 @@ void Forward::rotate_and_write(int layer, int thread) {
 // The keys that `next` reads first.
 void Forward::first_keys(int layer, const PlannedItem& next, AttentionItem& item) const {
   const int position = space_.positions[next.first_token];
-  const int first = next.partition >= 0
-                        ? next.partition
-                        : visible_partitions(position, config_.layers[layer].window).begin;
+  const int window = config_.layers[layer].window;
+  int first = window > 0 && position >= window ? (position - window + 1) / kBlockTokens : 0;
+  if (next.partition >= 0) first = std::max(first, next.partition * kPartitionBlocks);
+  const int end = std::min(first + kFetchedBlocks, position / kBlockTokens + 1);
   const int32_t* table = batch_->block_table(next.sequence);
   const uint8_t* cache = cache_.head(layer, next.kv_head);
-  const int end = std::min(first * kPartitionBlocks + kFetchedBlocks, position / kBlockTokens + 1);
-  for (int b = first * kPartitionBlocks; b < end; ++b)
+  for (int b = first; b < end; ++b)
     item.next_keys[item.next_count++] = cache + table[b] * cache_.block_stride();
 }
 
@@ -299,7 +299,7 @@ void Forward::attend(int layer, int thread, StepClock& clock) {
 
   const int items = static_cast<int>(plan.items.size());
   Tickets& tickets = attention_tickets_[layer];
-  for (int i = tickets.take(), next; i < items; i = next) {
+  for (int i = tickets.take(), next = 0; i < items; i = next) {
     const PlannedItem& planned = plan.items[i];
     // Of lone queries the next is taken now, so that its keys are fetched during this one.
     const bool lone = planned.queries == 1;
