@@ -340,7 +340,7 @@ class TestQuantizedProducts:
     @pytest.mark.parametrize("isa", ISAS)
     @pytest.mark.parametrize("type_", ["Q8_0", "Q4_0", "Q4_1"])
     @pytest.mark.parametrize(
-        ("m", "n", "k"), [(1, 16, 32), (3, 37, 96), (9, 70, 576), (70, 20, 64)]
+        ("m", "n", "k"), [(1, 16, 32), (3, 37, 96), (9, 70, 576), (70, 20, 64), (7, 18, 2208)]
     )
     def test_equal_the_rule_bit_for_bit(self, isa: str, type_: str, m: int, n: int, k: int) -> None:
         rng = rng_for(type_, m, n, k)
