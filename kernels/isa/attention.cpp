@@ -167,8 +167,9 @@ STOKER_INLINE void fetch_next_keys(const AttentionShape& shape, const AttentionI
   const int count = left <= 0 ? item.next_count : left < kFetchedBlocks ? left : kFetchedBlocks;
   for (int b = 0; b < count; ++b) {
     const uint8_t* keys =
-        left <= 0 ? item.next_keys[b]
-                  : item.cache + static_cast<size_t>(item.block_table[next + b]) * item.block_stride;
+        left <= 0
+            ? item.next_keys[b]
+            : item.cache + static_cast<size_t>(item.block_table[next + b]) * item.block_stride;
     for (size_t i = 0; i < shape.key_scale_offset; i += 64) __builtin_prefetch(keys + i);
   }
 }
