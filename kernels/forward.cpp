@@ -23,6 +23,12 @@ void fetch_panel(const PackedMatrix& weight, int panel) {
   if (weight.has_mins()) fetch(weight.mins(panel), factors);
 }
 
+// The panels that a tile takes together.
+void fetch_panels(const PackedMatrix& weight, int panel) {
+  fetch_panel(weight, panel);
+  fetch_panel(weight, panel + 1);
+}
+
 }  // namespace
 
 struct Forward::Product {
@@ -301,8 +307,11 @@ void Forward::mlp_tiles(const LayerWeights& w, const Rounded& in, int thread) {
       const int cols = std::min(panels * kPanelRows, config_.intermediate_size - col);
       // Outputs are written at their own row and column, seen from a tile that starts at both.
       const ptrdiff_t origin = top * stride + col;
+      // A product fetches its own panels but the first: those come during the one before.
+      if (config_.gated) fetch_panels(w.gate, panel);
       product({&w.up, &w.up_bias, 0}, in, top, top + rows, panel, panel + panels,
               mine.up - origin, stride);
+      fetch_panels(w.up, panel + panels < panel_end ? panel + panels : pairs.begin * 2);
       if (config_.gated)
         product({&w.gate, nullptr, 0}, in, top, top + rows, panel, panel + panels,
                 mine.gate - origin, stride);
