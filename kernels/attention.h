@@ -32,7 +32,6 @@ inline constexpr int kPartitionTokens = 256;
 inline constexpr int kPartitionBlocks = kPartitionTokens / kBlockTokens;
 // (query, head) rows of one item: as many queries as fit in kItemRows, at least one.
 inline constexpr int kItemRows = 64;
-inline constexpr int kFetchedBlocks = 4;  // whose keys are fetched before their turn
 inline constexpr int kMaxGroup = 128;
 inline constexpr int kMaxHeadDim = 1024;
 
@@ -67,9 +66,6 @@ struct AttentionItem {
   // Where a split item leaves its partition: see partial_floats. Null: all partitions, into `out`.
   float* partial;
   int partition;               // absolute index; only for a split item
-  // Keys that will be read after this item, which a lone query fetches from memory meanwhile.
-  const uint8_t* next_keys[kFetchedBlocks];
-  int next_count;
 };
 
 // The partitions that a query at `position` sees: [begin, end).

@@ -223,23 +223,17 @@ void Forward::fetch_layer(int layer, int thread) const {
 
 void Forward::project(const PackedMatrix& weight, const Vector& bias, const Rounded& in,
                       int thread) {
-  const int hidden = config_.hidden_size, tokens = batch_->tokens;
+  const int hidden = config_.hidden_size;
   const Product p{&weight, &bias, 0};
-  if (config_.post_norms) return products(&p, 1, in, tokens, space_.projected, hidden, thread);
+  products(&p, 1, in, batch_->tokens, space_.projected, hidden, thread);
+  if (config_.post_norms) return;
   const Share panels = share_of(weight.panels(), thread, pool_.size());
   const int begin = panels.begin * kPanelRows;
   const int end = std::min(panels.end * kPanelRows, hidden);
   if (begin >= end) return;
-  // A few rows at a time, which are added while they are in cache, unless the weights are not.
-  const size_t share_bytes = weight.nbytes() / pool_.size();
-  const int most_rows = share_bytes <= kCachedWeights ? kProjectedRows : tokens;
-  for (int top = 0; top < tokens; top += most_rows) {
-    const int bottom = std::min(top + most_rows, tokens);
-    product(p, in, top, bottom, panels.begin, panels.end,
-            space_.projected - static_cast<ptrdiff_t>(top) * hidden, hidden);
-    for (int m = top; m < bottom; ++m)
-      ops_.add(space_.projected + static_cast<ptrdiff_t>(m - top) * hidden + begin, end - begin,
-               space_.x + static_cast<ptrdiff_t>(m) * hidden + begin);
+  for (int m = 0; m < batch_->tokens; ++m) {
+    const ptrdiff_t row = static_cast<ptrdiff_t>(m) * hidden;
+    ops_.add(space_.projected + row + begin, end - begin, space_.x + row + begin);
   }
 }
 

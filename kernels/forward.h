@@ -77,7 +77,6 @@ class Forward {
   void turn_head(int layer, const Vector& norm, int position, float* head) const;
   void turn_queries(int layer, int kv_head, int m) const;
   void rotate_and_write(int layer, int thread);
-  void first_keys(int layer, const PlannedItem& next, AttentionItem& item) const;
   void attend(int layer, int thread, StepClock& clock);
   void mlp_block(int layer, int thread, StepClock& clock);
   void mlp_tiles(const LayerWeights& w, const Rounded& in, int thread);

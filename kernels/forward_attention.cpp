@@ -45,19 +45,6 @@ void Forward::rotate_and_write(int layer, int thread) {
   }
 }
 
-// The keys that `next` reads first.
-void Forward::first_keys(int layer, const PlannedItem& next, AttentionItem& item) const {
-  const int position = space_.positions[next.first_token];
-  const int window = config_.layers[layer].window;
-  int first = window > 0 && position >= window ? (position - window + 1) / kBlockTokens : 0;
-  if (next.partition >= 0) first = std::max(first, next.partition * kPartitionBlocks);
-  const int end = std::min(first + kFetchedBlocks, position / kBlockTokens + 1);
-  const int32_t* table = batch_->block_table(next.sequence);
-  const uint8_t* cache = cache_.head(layer, next.kv_head);
-  for (int b = first; b < end; ++b)
-    item.next_keys[item.next_count++] = cache + table[b] * cache_.block_stride();
-}
-
 void Forward::attend(int layer, int thread, StepClock& clock) {
   const AttentionPlan& plan = plans_[window_of_layer_[layer]];
   const ThreadWorkspace mine = space_.thread(thread);
@@ -71,12 +58,8 @@ void Forward::attend(int layer, int thread, StepClock& clock) {
   const size_t slot_floats = partial_floats(shape_) * config_.group();
 
   const int items = static_cast<int>(plan.items.size());
-  Tickets& tickets = attention_tickets_[layer];
-  for (int i = tickets.take(), next = 0; i < items; i = next) {
+  for (int i; (i = attention_tickets_[layer].take()) < items;) {
     const PlannedItem& planned = plan.items[i];
-    // Of lone queries the next is taken now, so that its keys are fetched during this one.
-    const bool lone = planned.queries == 1;
-    if (lone) next = tickets.take();
     float* q = head_of(planned.first_token, planned.kv_head);
     const bool split = planned.partition >= 0;
     for (int m = 0; plan.merges.empty() && m < planned.queries; ++m) {
@@ -86,7 +69,7 @@ void Forward::attend(int layer, int thread, StepClock& clock) {
       }
       turn_queries(layer, planned.kv_head, planned.first_token + m);
     }
-    AttentionItem item{
+    const AttentionItem item{
         .cache = cache_.head(layer, planned.kv_head),
         .block_stride = cache_.block_stride(),
         .block_table = batch_->block_table(planned.sequence),
@@ -98,16 +81,12 @@ void Forward::attend(int layer, int thread, StepClock& clock) {
         .out = q,
         .out_stride = config_.qkv_size(),
         .partial = split ? space_.partials + planned.slot * slot_floats : nullptr,
-        .partition = planned.partition,
-        .next_keys = {},
-        .next_count = 0};
-    if (lone && next < items) first_keys(layer, plan.items[next], item);
+        .partition = planned.partition};
     attention_.attend(shape_, item, mine.attention);
     if (whole && !split)
       for (int m = 0; m < planned.queries; ++m)
         round_part(q + static_cast<ptrdiff_t>(m) * config_.qkv_size(), planned.first_token + m,
                    planned.kv_head * width, width, rounded);
-    if (!lone) next = tickets.take();
   }
 
   if (!plan.merges.empty()) {

@@ -132,7 +132,6 @@ Result attend(const Heads& q, const Heads& k, const Heads& v, const Ids& block_t
     }
 
   const Memory scratch(attention_scratch_bytes(shape));
-  const int blocks_used = static_cast<int>(block_table.shape(0));
   auto out = new_array<float>({q.shape(0), q.shape(1), q.shape(2)});
   const ptrdiff_t stride = static_cast<ptrdiff_t>(q.shape(1)) * dim;
   for (int h = 0; h < kv_heads; ++h)
@@ -149,14 +148,7 @@ Result attend(const Heads& q, const Heads& k, const Heads& v, const Ids& block_t
                          .out = out.data() + offset,
                          .out_stride = stride,
                          .partial = nullptr,
-                         .partition = -1,
-                         .next_keys = {},
-                         .next_count = 0};
-      // Some keys to fetch for the next item, as in a step of many sequences.
-      for (; chunk == 1 && item.next_count < std::min(kFetchedBlocks, blocks_used);
-           ++item.next_count)
-        item.next_keys[item.next_count] =
-            item.cache + block_table.data()[item.next_count] * cache.block_stride();
+                         .partition = -1};
       if (!split) {
         kernels.attend(shape, item, scratch.data());
         continue;

@@ -18,11 +18,6 @@ inline constexpr int kRedundantRows = 2;
 inline constexpr int kMlpTileRows = 256;
 inline constexpr int kMlpTileOutputs = kMlpTileRows * 4 * kPanelRows;
 
-// Rows of a projection that are made before they are added to the residual stream, where a thread's
-// share of the weights is at most so large that it stays in its cache.
-inline constexpr int kProjectedRows = 96;
-inline constexpr size_t kCachedWeights = size_t{512} << 10;
-
 struct WorkspaceLimits {
   int max_tokens = 0, max_sequences = 0, threads = 1;
   bool int8 = true, bf16 = false;  // kinds of rounded activations that the weights ask for

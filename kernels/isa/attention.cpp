@@ -158,22 +158,6 @@ STOKER_INLINE BlockRange blocks_seen(const Visible* visible, int count) {
   return {from / kBlockTokens, (to + kBlockTokens - 1) / kBlockTokens};
 }
 
-// Memory is idle while weights are made and values summed, which were fetched with the keys: the
-// first keys of the item's next partition, or of what follows the item, come meanwhile.
-STOKER_INLINE void fetch_next_keys(const AttentionShape& shape, const AttentionItem& item,
-                                   int partition) {
-  const int next = (partition + 1) * kPartitionBlocks;
-  const int left = item.partial ? 0 : item.first_position / kBlockTokens + 1 - next;
-  const int count = left <= 0 ? item.next_count : left < kFetchedBlocks ? left : kFetchedBlocks;
-  for (int b = 0; b < count; ++b) {
-    const uint8_t* keys =
-        left <= 0
-            ? item.next_keys[b]
-            : item.cache + static_cast<size_t>(item.block_table[next + b]) * item.block_stride;
-    for (size_t i = 0; i < shape.key_scale_offset; i += 64) __builtin_prefetch(keys + i);
-  }
-}
-
 // A whole partition for all rows of an item: maxima, sums and weighted values, not yet merged.
 template <KVType kType>
 void attend_partition(const AttentionShape& shape, const AttentionItem& item, int partition,
@@ -227,7 +211,6 @@ void attend_partition(const AttentionShape& shape, const AttentionItem& item, in
                          s.weights + r * (kPartitionTokens / E::kStep), &s.part_max[r],
                          &s.part_sum[r], &s.part_scale[r]);
   }
-  if (item.queries == 1) fetch_next_keys(shape, item, partition);
   for (int chunk = first_block; chunk < end_block; chunk += kChunkBlocks) {
     const int begin = chunk * kBlockTokens, end = begin + kChunkBlocks * kBlockTokens;
     Visible here[kMaxGroup];
@@ -251,6 +234,9 @@ void attend_typed(const AttentionShape& shape, const AttentionItem& item, void* 
   const int steps = shape.head_dim / E::kStep, padded = shape.padded_dim, group = shape.group;
   const int rows = item.queries * group;
 
+  for (int i = 1; i < item.queries; ++i)
+    for (int d = 0; d < group * shape.head_dim; d += kLanes)
+      __builtin_prefetch(item.q + i * item.q_stride + d, 1);
   for (int tile = 0; tile < rows; tile += kRowTile) {
     const int count = rows - tile < kRowTile ? rows - tile : kRowTile;
     uint32_t* packed = s.q + static_cast<ptrdiff_t>(tile) * steps;
