@@ -6,6 +6,31 @@
 #include "denormals.h"
 
 namespace stoker {
+namespace {
+
+constexpr size_t kFetchedCodes = 8192;  // bytes, of the first panel of a product to come
+
+// Starts to fetch a panel from memory: its codes as far as it pays, its scales and mins.
+void fetch_panel(const PackedMatrix& weight, int panel) {
+  if (panel >= weight.panels()) return;
+  const auto fetch = [](const void* from, size_t bytes) {
+    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(from) + i);
+  };
+  const size_t blocks = weight.blocks();
+  fetch(weight.codes(panel), std::min(kFetchedCodes, blocks * weight.codes_per_block()));
+  const size_t factors = blocks * kPanelRows * sizeof(uint16_t);
+  if (weight.scales(panel)) fetch(weight.scales(panel), factors);
+  if (weight.has_mins()) fetch(weight.mins(panel), factors);
+}
+
+// The panels that a tile takes together.
+void fetch_panels(const PackedMatrix& weight, int panel) {
+  fetch_panel(weight, panel);
+  fetch_panel(weight, panel + 1);
+}
+
+}  // namespace
+
 struct Forward::Product {
   const PackedMatrix* weight;
   const Vector* bias;  // null or empty: none
@@ -75,6 +100,7 @@ void Forward::work(int thread) {
     meet(Part::embed, thread, clock);
   }
   embed(thread);
+  fetch_layer(0, thread);
   meet(Part::embed, thread, clock);
   for (int layer = 0; layer < config_.num_layers(); ++layer) {
     attention_block(layer, thread, clock);
@@ -179,6 +205,22 @@ void Forward::products(const Product* list, int count, const Rounded& in, int ro
   }
 }
 
+void Forward::fetch_share(const PackedMatrix& weight, int thread) const {
+  fetch_panel(weight, share_of(weight.panels(), thread, pool_.size()).begin);
+}
+
+// Of q, k and v, or after the last layer of the output projection.
+void Forward::fetch_layer(int layer, int thread) const {
+  if (layer == config_.num_layers()) return fetch_share(weights_.output_projection(), thread);
+  const LayerWeights& w = weights_.layers[layer];
+  const PackedMatrix* const list[] = {&w.q, &w.k, &w.v};
+  int panel = share_of(w.q.panels() + w.k.panels() + w.v.panels(), thread, pool_.size()).begin;
+  for (const PackedMatrix* weight : list) {
+    if (panel < weight->panels()) return fetch_panel(*weight, panel);
+    panel -= weight->panels();
+  }
+}
+
 void Forward::project(const PackedMatrix& weight, const Vector& bias, const Rounded& in,
                       int thread) {
   const int hidden = config_.hidden_size;
@@ -221,89 +263,9 @@ void Forward::attention_block(int layer, int thread, StepClock& clock) {
   attend(layer, thread, clock);
   project(w.o, w.o_bias, space_.rounded(space_.attention, batch_->tokens, config_.q_size()),
           thread);
+  fetch_panel(w.up, share_of((w.up.panels() + 1) / 2, thread, pool_.size()).begin * 2);
   meet(Part::output, thread, clock);
   if (config_.post_norms) add_normed(w.post_attn_norm, thread, clock);
-}
-
-// Head norms, rotary embedding, and the new keys and values into the cache.
-void Forward::rotate_and_write(int layer, int thread) {
-  const LayerWeights& w = weights_.layers[layer];
-  const int dim = config_.head_dim, group = config_.group();
-  const int rope = config_.layers[layer].rope;
-  const auto turn = [&](float* head, const Vector& norm, int position) {
-    if (config_.head_norm) ops_.rms_norm(head, norm.data(), config_.norm_eps, dim, head);
-    if (rope >= 0)
-      ops_.rope(head, ropes_[rope].cosines(position), ropes_[rope].sines(position),
-                ropes_[rope].half());
-  };
-  const Share items = share_of(batch_->tokens * config_.num_kv_heads, thread, pool_.size());
-  for (int item = items.begin; item < items.end; ++item) {
-    const int m = item / config_.num_kv_heads, h = item % config_.num_kv_heads;
-    const int position = space_.positions[m];
-    float* row = space_.qkv + static_cast<ptrdiff_t>(m) * config_.qkv_size();
-    for (int g = 0; g < group; ++g) turn(row + (h * group + g) * dim, w.q_norm, position);
-    float* k = row + config_.q_size() + h * dim;
-    turn(k, w.k_norm, position);
-    const int32_t block = batch_->block_table(space_.sequences[m])[position / kBlockTokens];
-    attention_.write(shape_, cache_.head(layer, h) + block * cache_.block_stride(),
-                     position % kBlockTokens, k, k + config_.kv_size());
-  }
-}
-
-void Forward::attend(int layer, int thread, StepClock& clock) {
-  const AttentionPlan& plan = plans_[window_of_layer_[layer]];
-  const ThreadWorkspace mine = space_.thread(thread);
-  const int width = config_.group() * config_.head_dim;
-  const Rounded rounded = space_.rounded(space_.attention, batch_->tokens, config_.q_size());
-  // A group's outputs may be rounded by themselves where they are whole blocks of columns.
-  const bool whole = width % kBlockCols == 0;
-  const auto head_of = [&](int token, int head) {
-    return space_.qkv + static_cast<ptrdiff_t>(token) * config_.qkv_size() + head * width;
-  };
-  const size_t slot_floats = partial_floats(shape_) * config_.group();
-
-  const int items = static_cast<int>(plan.items.size());
-  for (int i; (i = attention_tickets_[layer].take()) < items;) {
-    const PlannedItem& planned = plan.items[i];
-    float* q = head_of(planned.first_token, planned.kv_head);
-    const bool split = planned.partition >= 0;
-    const AttentionItem item{
-        .cache = cache_.head(layer, planned.kv_head),
-        .block_stride = cache_.block_stride(),
-        .block_table = batch_->block_table(planned.sequence),
-        .first_position = space_.positions[planned.first_token],
-        .queries = planned.queries,
-        .window = config_.layers[layer].window,
-        .q = q,
-        .q_stride = config_.qkv_size(),
-        .out = q,
-        .out_stride = config_.qkv_size(),
-        .partial = split ? space_.partials + planned.slot * slot_floats : nullptr,
-        .partition = planned.partition};
-    attention_.attend(shape_, item, mine.attention);
-    if (whole && !split)
-      for (int m = 0; m < planned.queries; ++m)
-        round_part(q + static_cast<ptrdiff_t>(m) * config_.qkv_size(), planned.first_token + m,
-                   planned.kv_head * width, width, rounded);
-  }
-
-  if (!plan.merges.empty()) {
-    meet(Part::attention, thread, clock);
-    const Share merges = share_of(static_cast<int>(plan.merges.size()), thread, pool_.size());
-    for (int i = merges.begin; i < merges.end; ++i) {
-      const PlannedMerge& planned = plan.merges[i];
-      float* out = head_of(planned.token, planned.kv_head);
-      attention_.merge(shape_, space_.partials + planned.slot * slot_floats, planned.partitions,
-                       mine.attention, out);
-      if (whole) round_part(out, planned.token, planned.kv_head * width, width, rounded);
-    }
-  }
-  if (!whole) {
-    meet(Part::attention, thread, clock);
-    const Share rows = share_of(batch_->tokens, thread, pool_.size());
-    for (int m = rows.begin; m < rows.end; ++m) round_row(head_of(m, 0), m, rounded);
-  }
-  meet(Part::attention, thread, clock);
 }
 
 // ---- MLP ------------------------------------------------------------------------------------
@@ -312,9 +274,11 @@ void Forward::mlp_block(int layer, int thread, StepClock& clock) {
   const LayerWeights& w = weights_.layers[layer];
   const Rounded in = normed(w.mlp_norm, thread, clock);
   mlp_tiles(w, in, thread);
+  fetch_share(w.down, thread);
   meet(Part::gate_up, thread, clock);
   project(w.down, w.down_bias,
           space_.rounded(space_.inner, batch_->tokens, config_.intermediate_size), thread);
+  fetch_layer(layer + 1, thread);
   meet(Part::down, thread, clock);
   if (config_.post_norms) add_normed(w.post_mlp_norm, thread, clock);
 }
@@ -337,8 +301,11 @@ void Forward::mlp_tiles(const LayerWeights& w, const Rounded& in, int thread) {
       const int cols = std::min(panels * kPanelRows, config_.intermediate_size - col);
       // Outputs are written at their own row and column, seen from a tile that starts at both.
       const ptrdiff_t origin = top * stride + col;
+      // A product fetches its own panels but the first: those come during the one before.
+      if (config_.gated) fetch_panels(w.gate, panel);
       product({&w.up, &w.up_bias, 0}, in, top, top + rows, panel, panel + panels,
               mine.up - origin, stride);
+      fetch_panels(w.up, panel + panels < panel_end ? panel + panels : pairs.begin * 2);
       if (config_.gated)
         product({&w.gate, nullptr, 0}, in, top, top + rows, panel, panel + panels,
                 mine.gate - origin, stride);

@@ -73,6 +73,9 @@ class Forward {
   void copy_blocks(int thread);
   void embed(int thread);
   void attention_block(int layer, int thread, StepClock& clock);
+  // Head norm, if the model has one, and rotary embedding.
+  void turn_head(int layer, const Vector& norm, int position, float* head) const;
+  void turn_queries(int layer, int kv_head, int m) const;
   void rotate_and_write(int layer, int thread);
   void attend(int layer, int thread, StepClock& clock);
   void mlp_block(int layer, int thread, StepClock& clock);
@@ -90,6 +93,10 @@ class Forward {
   // This thread's share of several products of the same input.
   void products(const Product* list, int count, const Rounded& in, int rows, float* out,
                 ptrdiff_t stride, int thread) const;
+  // Where a product comes next, each thread fetches the first panel of its share from memory before
+  // it waits for the others.
+  void fetch_share(const PackedMatrix& weight, int thread) const;
+  void fetch_layer(int layer, int thread) const;
   void product(const Product& p, const Rounded& in, int m_begin, int m_end, int panel_begin,
                int panel_end, float* out, ptrdiff_t stride) const;
   // x += W in + bias, or where the model has post-norms, `projected` = W in + bias.
