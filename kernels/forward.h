@@ -73,9 +73,6 @@ class Forward {
   void copy_blocks(int thread);
   void embed(int thread);
   void attention_block(int layer, int thread, StepClock& clock);
-  // Head norm, if the model has one, and rotary embedding.
-  void turn_head(int layer, const Vector& norm, int position, float* head) const;
-  void turn_queries(int layer, int kv_head, int m) const;
   void rotate_and_write(int layer, int thread);
   void attend(int layer, int thread, StepClock& clock);
   void mlp_block(int layer, int thread, StepClock& clock);

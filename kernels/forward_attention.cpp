@@ -1,44 +1,27 @@
 // Attention in a layer: rotary embedding, the cache, and the items of the plan.
-#include <algorithm>
-
 #include "forward.h"
 
 namespace stoker {
-namespace {
 
-constexpr int kQueriesAhead = 4;  // that are fetched while one is turned
-
-}  // namespace
-
-void Forward::turn_head(int layer, const Vector& norm, int position, float* head) const {
-  const int rope = config_.layers[layer].rope;
-  if (config_.head_norm)
-    ops_.rms_norm(head, norm.data(), config_.norm_eps, config_.head_dim, head);
-  if (rope >= 0)
-    ops_.rope(head, ropes_[rope].cosines(position), ropes_[rope].sines(position),
-              ropes_[rope].half());
-}
-
-void Forward::turn_queries(int layer, int kv_head, int m) const {
-  float* row = space_.qkv + static_cast<ptrdiff_t>(m) * config_.qkv_size();
-  for (int g = kv_head * config_.group(); g < (kv_head + 1) * config_.group(); ++g)
-    turn_head(layer, weights_.layers[layer].q_norm, space_.positions[m],
-              row + g * config_.head_dim);
-}
-
-// The new keys and values into the cache. Queries are turned where attention reads them, unless
-// several items share one.
+// Head norms, rotary embedding, and the new keys and values into the cache.
 void Forward::rotate_and_write(int layer, int thread) {
   const LayerWeights& w = weights_.layers[layer];
-  const bool split = !plans_[window_of_layer_[layer]].merges.empty();
+  const int dim = config_.head_dim, group = config_.group();
+  const int rope = config_.layers[layer].rope;
+  const auto turn = [&](float* head, const Vector& norm, int position) {
+    if (config_.head_norm) ops_.rms_norm(head, norm.data(), config_.norm_eps, dim, head);
+    if (rope >= 0)
+      ops_.rope(head, ropes_[rope].cosines(position), ropes_[rope].sines(position),
+                ropes_[rope].half());
+  };
   const Share items = share_of(batch_->tokens * config_.num_kv_heads, thread, pool_.size());
   for (int item = items.begin; item < items.end; ++item) {
     const int m = item / config_.num_kv_heads, h = item % config_.num_kv_heads;
     const int position = space_.positions[m];
-    if (split) turn_queries(layer, h, m);
-    float* k = space_.qkv + static_cast<ptrdiff_t>(m) * config_.qkv_size() + config_.q_size() +
-               h * config_.head_dim;
-    turn_head(layer, w.k_norm, position, k);
+    float* row = space_.qkv + static_cast<ptrdiff_t>(m) * config_.qkv_size();
+    for (int g = 0; g < group; ++g) turn(row + (h * group + g) * dim, w.q_norm, position);
+    float* k = row + config_.q_size() + h * dim;
+    turn(k, w.k_norm, position);
     const int32_t block = batch_->block_table(space_.sequences[m])[position / kBlockTokens];
     attention_.write(shape_, cache_.head(layer, h) + block * cache_.block_stride(),
                      position % kBlockTokens, k, k + config_.kv_size());
@@ -62,13 +45,6 @@ void Forward::attend(int layer, int thread, StepClock& clock) {
     const PlannedItem& planned = plan.items[i];
     float* q = head_of(planned.first_token, planned.kv_head);
     const bool split = planned.partition >= 0;
-    for (int m = 0; plan.merges.empty() && m < planned.queries; ++m) {
-      if (m + kQueriesAhead < planned.queries) {
-        const float* ahead = head_of(planned.first_token + m + kQueriesAhead, planned.kv_head);
-        for (int d = 0; d < width; d += 16) __builtin_prefetch(ahead + d, 1);
-      }
-      turn_queries(layer, planned.kv_head, planned.first_token + m);
-    }
     const AttentionItem item{
         .cache = cache_.head(layer, planned.kv_head),
         .block_stride = cache_.block_stride(),
