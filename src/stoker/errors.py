@@ -62,6 +62,10 @@ class DownloadFailed(ModelError):
     """A model that could not be fetched from where it is published."""
 
 
+class NoRoom(DownloadFailed):
+    """The disk has no room for a model."""
+
+
 class ModelCorrupt(ModelError):
     """A model file that is truncated, inconsistent or fails its checksum."""
 

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -144,6 +145,25 @@ def test_the_log_has_the_engines_name_before_each_line(tmp_path: Path, ups: list
     [pid] = up.until_other_pids(set(), 1)
     up.stop()
     assert f"[a] engine {pid} serves m\n" in (tmp_path / "stderr").read_text()
+
+
+@pytest.mark.parametrize("command", ["up", "router"])
+def test_a_port_that_is_taken_is_told_before_anything_starts(tmp_path: Path, command: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        file = tmp_path / "stoker.yaml"
+        file.write_text("engines: [{name: a, kind: native, url: 'http://127.0.0.1:9'}]")
+        result = subprocess.run(
+            [sys.executable, "-m", "stoker", command, str(file), "--port", str(port)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == (
+        f"stoker: cannot listen on 127.0.0.1:{port}: Address already in use. Choose another port "
+        "with --port (0 takes a free one), or another address with --host\n"
+    )
 
 
 def test_what_is_started_without_a_file_is_valid() -> None:

@@ -78,7 +78,15 @@ def test_the_example_shows_every_field() -> None:
         ),
         (
             f"{ENGINE}router:\n  prot: 1\n",
-            "stoker.yaml:4: router.prot: no such field; see stoker.example.yaml for those there "
+            "stoker.yaml:4: router.prot: no such field (did you mean port?); see "
+            "stoker.example.yaml for those there are",
+        ),
+        (
+            "engines:\n  - name: a\n    kind: vllm\n    url: http://h\n"
+            "    price: {per_hr: 1}\n    zzz: 1\n",
+            "stoker.yaml:5: engines.0.price.per_hr: no such field (did you mean per_hour?); see "
+            "stoker.example.yaml for those there are\n"
+            "stoker.yaml:6: engines.0.zzz: no such field; see stoker.example.yaml for those there "
             "are",
         ),
         (
@@ -135,8 +143,13 @@ def test_every_mistake_is_told_at_once() -> None:
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"none\.yaml: cannot be read"):
+    with pytest.raises(ConfigError, match=r"none\.yaml: there is no such file\. stoker\.example"):
         load_config(tmp_path / "none.yaml")
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot be read \(Is a directory\)"):
+        load_config(tmp_path)
 
 
 def test_a_list_of_models_keeps_their_names() -> None:

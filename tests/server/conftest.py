@@ -13,10 +13,10 @@ import openai
 import pytest
 import uvicorn
 
+from stoker.listen import bind
 from stoker.server.app import LoadModel, create_app
 from stoker.server.config import ServerConfig
 from stoker.server.keys import KeyRing
-from stoker.server.listen import bind
 from stoker.server.protocol import protocol_with
 from stoker.server.state import ServedModel, ServerState
 from tests.server.doubles import letter_model

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import sys
 
+from stoker.listen import bind
 from stoker.server.app import create_app
 from stoker.server.config import ServerConfig
 from stoker.server.keys import KeyRing
-from stoker.server.listen import bind
 from stoker.server.run import serve
 from stoker.telemetry.logging import setup_logging
 from tests.server.doubles import letter_model

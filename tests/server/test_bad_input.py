@@ -118,6 +118,9 @@ def test_unknown_routes_and_methods_have_openai_bodies(server: RunningServer) ->
     missing = server.get("/v1/nothing")
     assert missing.status_code == 404
     assert missing.json()["error"]["code"] == "unknown_url"
+    without_v1 = server.post("/chat/completions", json={})
+    assert without_v1.status_code == 404
+    assert "Did you mean /v1/chat/completions?" in without_v1.json()["error"]["message"]
     several = server.post("/v1/responses/resp_1")
     assert several.headers["allow"] == "DELETE, GET"
     wrong = server.get(CHAT)

@@ -14,7 +14,7 @@ import httpx
 import openai
 import pytest
 
-from stoker.server.listen import AddressInUse, bind
+from stoker.listen import AddressInUse, bind
 
 TOKENS = 60
 

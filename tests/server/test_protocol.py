@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from stoker.api.sse import DONE, event
 from stoker.engine.outputs import RequestOutput
 from stoker.engine.sampling_params import RequestOutputKind, SamplingParams
-from stoker.server.listen import bind
+from stoker.listen import bind
 from stoker.server.protocol import BodyWriter, body_writer, protocol_with
 from stoker.server.stream import Encoder, EventStream
 from tests.server.doubles import letter_model

@@ -64,6 +64,11 @@ class ApiError(StokerError):
         return ErrorResponse(error=self.info).model_dump_json().encode()
 
 
+_BELOW_V1 = frozenset(
+    ("/chat/completions", "/completions", "/embeddings", "/models", "/responses", "/messages")
+)
+
+
 def bad_request(message: str, *, param: str | None = None, code: str | None = None) -> ApiError:
     return ApiError(400, message, param=param, code=code)
 
@@ -88,7 +93,10 @@ def model_not_found(name: str, served: Sequence[str]) -> ApiError:
 
 
 def route_not_found(method: str, path: str) -> ApiError:
-    return ApiError(404, f"No such route: {method} {path}.", code="unknown_url")
+    hint = ""
+    if path in _BELOW_V1:
+        hint = f" Did you mean /v1{path}? An OpenAI client's base URL ends with /v1."
+    return ApiError(404, f"No such route: {method} {path}.{hint}", code="unknown_url")
 
 
 def method_not_allowed(method: str, path: str, allow: str | None) -> ApiError:

@@ -76,11 +76,11 @@ def _served_here(model: str) -> Iterator[Endpoint]:
     import uvicorn
 
     from stoker.engine.config import EngineConfig
+    from stoker.listen import bind
     from stoker.model.store import resolve
     from stoker.server.app import create_app
     from stoker.server.config import ServerConfig
     from stoker.server.keys import KeyRing
-    from stoker.server.listen import bind
     from stoker.server.load import load_model
     from stoker.server.state import ServerState
 

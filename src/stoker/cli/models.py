@@ -23,7 +23,11 @@ def pull(name: Name = "smollm2") -> None:
     """Fetch a model; an interrupted pull continues where it stopped."""
     from stoker.model.store import resolve
 
-    typer.echo(resolve(name))
+    try:
+        typer.echo(resolve(name))
+    except KeyboardInterrupt:
+        typer.echo("stopped; the same command goes on from here", err=True)
+        raise typer.Exit(130) from None
 
 
 def list_models() -> None:

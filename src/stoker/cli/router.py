@@ -113,10 +113,12 @@ async def serve(
     import signal
 
     from stoker.cli.running import announced
+    from stoker.listen import bind
     from stoker.router.managed.supervisor import Supervisor
     from stoker.router.server import RouterServer
 
     sys.setswitchinterval(_SWITCH_S)
+    listener = bind(config.router.host, config.router.port)
     server = RouterServer(config)
     exited = server.dispatcher.engine_exited
     supervisor = Supervisor(config.supervision, exited, show_logs=show_logs)
@@ -128,7 +130,7 @@ async def serve(
     supervisor.start(managed)
     try:
         server.manage(supervisor.names(), supervisor.restart, supervisor.memory)
-        await server.start()
+        await server.start(listener)
         typer.echo(_banner(server))
         with announced("router", server.url, tuple(server.dispatcher.fleet.names())):
             reloading = asyncio.create_task(_reload(server, supervisor, reload, load))

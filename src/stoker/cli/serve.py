@@ -223,9 +223,9 @@ def serve(
     began = time.perf_counter()
     from stoker.cli.running import announced
     from stoker.engine.config import EngineConfig
+    from stoker.listen import bind
     from stoker.server.config import ServerConfig
     from stoker.server.keys import KeyRing
-    from stoker.server.listen import bind
     from stoker.telemetry.logging import setup_logging
     from stoker.telemetry.tracing.export import open_tracing
 

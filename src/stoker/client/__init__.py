@@ -4,6 +4,6 @@ Requests travel over the router's own connection pool, so a client costs little 
 it asks. Nothing here knows an engine, a model or a terminal.
 """
 
-from stoker.client.http import ApiClient, Call, ServerRefused, ServerUnreachable
+from stoker.client.http import ApiClient, ServerRefused, ServerUnreachable
 
-__all__ = ["ApiClient", "Call", "ServerRefused", "ServerUnreachable"]
+__all__ = ["ApiClient", "ServerRefused", "ServerUnreachable"]

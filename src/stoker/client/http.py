@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 from urllib.parse import quote, urlsplit
 
 from stoker import __version__
 from stoker.errors import ConfigError, StokerError
+from stoker.router.answer import AwaitedAnswer
 from stoker.router.engines.handle import Address
 from stoker.router.sse import EventReader
-from stoker.router.upstream import Pool, ResponseHead, UpstreamConnection, UpstreamFailure
+from stoker.router.upstream import Pool, Receiver, ResponseHead, UpstreamConnection, UpstreamFailure
 from stoker.router.wire import join_headers
 
 CONNECT_TIMEOUT = 10.0
@@ -69,15 +69,6 @@ class Answer:
         if 200 <= self.status < 300:
             return self
         raise ServerRefused(_error_text(self), status=self.status, retry_after=self.retry_after)
-
-
-class Call(Protocol):
-    """Whoever takes in a response as it comes. `on_end` or `on_failed` comes last, once."""
-
-    def on_head(self, head: ResponseHead) -> None: ...
-    def on_body(self, chunk: bytes) -> None: ...
-    def on_end(self) -> None: ...
-    def on_failed(self, failure: UpstreamFailure) -> None: ...
 
 
 class ApiClient:
@@ -147,13 +138,12 @@ class ApiClient:
         Raises `ServerRefused` (an error status, or an error event in the stream) or
         `ServerUnreachable`.
         """
-        call = _Gathered()
+        call = AwaitedAnswer()
         connection = await self.send(path, _encode(payload), call)
         try:
             head = await call.head
             if not 200 <= head.status < 300:
-                body = b"".join([chunk async for chunk in call.chunks()])
-                Answer(head.status, head.fields, body).raise_for_status()
+                Answer(head.status, head.fields, await call.whole()).raise_for_status()
             reader = EventReader()
             async for chunk in call.chunks():
                 for data in reader.feed(chunk):
@@ -164,14 +154,14 @@ class ApiClient:
         except UpstreamFailure as failure:
             raise self._unreachable(failure) from None
         finally:
-            if not call.ended:
+            if not call.over:
                 connection.abort()
 
     async def send(
         self,
         path: str,
         body: bytes | None,
-        call: Call,
+        call: Receiver,
         headers: Mapping[str, str] | None = None,
         *,
         fresh: bool = False,
@@ -216,63 +206,21 @@ class ApiClient:
         self, path: str, body: bytes | None, headers: Mapping[str, str] | None, *, fresh: bool
     ) -> Answer | None:
         """None when a connection that had been used before broke before any answer."""
-        call = _Gathered()
+        call = AwaitedAnswer()
         connection = await self.send(path, body, call, headers, fresh=fresh)
         try:
             head = await call.head
-            chunks = [chunk async for chunk in call.chunks()]
-            return Answer(head.status, head.fields, b"".join(chunks))
+            return Answer(head.status, head.fields, await call.whole())
         except UpstreamFailure as failure:
             if connection.reused and not connection.answered and not fresh:
                 return None
             raise self._unreachable(failure) from None
         finally:
-            if not call.ended:
+            if not call.over:
                 connection.abort()
 
     def _unreachable(self, failure: UpstreamFailure) -> ServerUnreachable:
         return ServerUnreachable(f"{self.url}: {failure}")
-
-
-class _Gathered:
-    """A response for whoever awaits it."""
-
-    def __init__(self) -> None:
-        self.head: asyncio.Future[ResponseHead] = asyncio.get_running_loop().create_future()
-        self.ended = False
-        self._queue: asyncio.Queue[bytes | UpstreamFailure | None] = asyncio.Queue()
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """The body's pieces as they come."""
-        while (item := await self._queue.get()) is not None:
-            if isinstance(item, UpstreamFailure):
-                raise item
-            yield item
-
-    async def end_within(self, seconds: float) -> None:
-        """Pass over what is left, for so long."""
-        with contextlib.suppress(TimeoutError, UpstreamFailure):
-            async with asyncio.timeout(seconds):
-                async for _ in self.chunks():
-                    pass
-
-    def on_head(self, head: ResponseHead) -> None:
-        if not self.head.done():
-            self.head.set_result(head)
-
-    def on_body(self, chunk: bytes) -> None:
-        self._queue.put_nowait(chunk)
-
-    def on_end(self) -> None:
-        self.ended = True
-        self._queue.put_nowait(None)
-
-    def on_failed(self, failure: UpstreamFailure) -> None:
-        self.ended = True
-        if self.head.done():
-            self._queue.put_nowait(failure)
-        else:
-            self.head.set_exception(failure)
 
 
 def _address(url: str) -> Address:

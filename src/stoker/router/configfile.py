@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from stoker.errors import ConfigError
 from stoker.router.config import Config
@@ -32,7 +33,14 @@ def load_config(
     """
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path}: there is no such file. stoker.example.yaml shows what it may say; "
+            "`stoker up` in a folder without one serves the default model"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: cannot be read ({error})") from error
     return parse_config(text, source=str(path), environment=environment, overrides=overrides)
 
@@ -136,7 +144,7 @@ def _explain(
         field = ".".join(str(part) for part in location)
         reason = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
-            reason = "no such field; see stoker.example.yaml for those there are"
+            reason = f"no such field{_meant(location)}; see stoker.example.yaml for those there are"
         elif problem["type"] == "missing":
             reason = "this field is required"
         elif isinstance(problem["input"], str | int | float | bool):
@@ -144,6 +152,24 @@ def _explain(
         where = "command line" if field in overrides else f"{source}:{_line_of(root, location)}"
         lines.append(f"{where}: {field + ': ' if field else ''}{reason}")
     return lines
+
+
+def _meant(location: tuple[int | str, ...]) -> str:
+    """The field that a wrong one at `location` is most like, as a question."""
+    fields = {name: field.annotation for name, field in Config.model_fields.items()}
+    for part in location[:-1]:
+        inner = _model_in(fields.get(part)) if isinstance(part, str) else None
+        if inner is not None:
+            fields = {name: field.annotation for name, field in inner.model_fields.items()}
+    near = get_close_matches(str(location[-1]), fields, n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The settings that a field of this type holds, also as one of several."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_model_in, get_args(annotation))), None)
 
 
 def _line_of(root: yaml.Node, location: tuple[int | str, ...]) -> int:

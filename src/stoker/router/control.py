@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ class Control:
 
     def __init__(self, dispatcher: Dispatcher, open_connections: Callable[[], int]) -> None:
         self._dispatcher = dispatcher
-        self._started = int(dispatcher.wall_clock())
+        self._started = int(time.time())
         self._collector = RouterCollector(dispatcher, open_connections)
         self._routes = {
             b"/health": self._health,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING
 
@@ -75,11 +74,6 @@ class Dispatcher:
         self.config = config
         self.first_byte_s = config.timeouts.first_byte
         self.idle_s = config.timeouts.idle
-
-    @staticmethod
-    def wall_clock() -> float:
-        """Seconds since 1970."""
-        return time.time()
 
     def reconfigure(
         self, config: Config, engines: dict[str, EngineHandle], policy: Policy | None
@@ -227,11 +221,15 @@ class Dispatcher:
                 f"`model` is required. Served here: {', '.join(fleet.names())}.",
                 param="model",
             )
-        silent = [one.name for one in fleet.engines.values() if not one.models]
+        silent = [
+            f"{one.name} ({one.health.reason or 'well, but without a model'})"
+            for one in fleet.engines.values()
+            if not one.models
+        ]
         if silent:
             raise unavailable(
-                f"The model {asked or model!r} is not known yet: {', '.join(silent)} did not "
-                "say so far what they serve.",
+                f"The model {asked or model!r} is not known yet. Engines that have not said so far "
+                f"what they serve: {', '.join(silent)}.",
                 code="model_not_known_yet",
                 retry_after=self.config.health.interval,
             )

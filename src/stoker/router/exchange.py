@@ -29,11 +29,11 @@ from stoker.router.forwarding import (
     request_head,
     returned_fields,
 )
-from stoker.router.ledger.book import Outcome
 from stoker.router.ledger.ledger import Grant
-from stoker.router.request import BYTES_PER_TOKEN, Features, Request
+from stoker.router.request import Features, Request
 from stoker.router.responder import Responder
 from stoker.router.retries import retry_after_seconds
+from stoker.router.settlement import CLIENT_LEFT, settle
 from stoker.router.upstream import ResponseHead, UpstreamConnection, UpstreamFailure
 from stoker.router.usage import Usage, read_partial_usage, read_stream_usage, read_usage
 from stoker.router.usage_filter import UsageFilter
@@ -44,15 +44,11 @@ if TYPE_CHECKING:
     from stoker.router.tracing import RequestTrace
 
 RETRYABLE = frozenset((408, 429, 500, 502, 503, 504))
-CLIENT_LEFT = 499
 _NEVER = float("inf")
 # A whole answer up to this size is held, so that an engine that dies in it costs nothing.
 _HOLD_LIMIT = 1024 * 1024
 # The rest of an answer that will not be used is read up to this size, to keep its connection.
 _DISCARD_LIMIT = 64 * 1024
-
-
-_NOTHING = Usage()
 
 
 class State(Enum):
@@ -65,7 +61,6 @@ class State(Enum):
 
 # A member read from its Enum costs ten times as much as a name of the module.
 _WAITING, _CONNECTING, _SENT, _STREAMING, _DONE = State
-_ANSWERED, _FAILED, _CANCELLED = Outcome.ANSWERED, Outcome.FAILED, Outcome.CANCELLED
 
 
 class Exchange:
@@ -79,6 +74,13 @@ class Exchange:
     """When the present state will have lasted too long, on the loop's clock."""
     failed_on: Sequence[EngineHandle] = ()
     """Engines that failed this request: chosen again only when there is no other."""
+    is_stream = False
+    held_bytes = 0
+    """Of an answer that is not a stream: how much came before any of it was passed on."""
+    events = 0
+    """Pieces of a stream that passed: about as many as tokens."""
+    engine_s = 0.0
+    """Its share of engines' time."""
     _lease: Lease | None = None
     _connection: UpstreamConnection | None = None
     _attempts = 0
@@ -86,18 +88,13 @@ class Exchange:
     _unreachable_until = _NEVER
     _timer: asyncio.TimerHandle | None = None
     _head: ResponseHead | None = None
-    _is_stream = False
     _held: Sequence[bytes] = ()
-    _held_bytes = 0
     _discarding: UpstreamFailure | None = None
     _elsewhere = False
     _paused = False
     _was_stale = False
     _last = _before_last = _begin = b""
     _filter: UsageFilter | None = None
-    _events = 0
-    """Pieces of a stream that passed: about as many as tokens."""
-    _engine_s = 0.0
     _queued_at: float | None = None
     _sent_at = _first_byte_at = 0.0
 
@@ -117,7 +114,7 @@ class Exchange:
         self.features = features
         self.responder = responder
         self.grant = grant
-        self._submitted_at = monotonic()
+        self.submitted_at = monotonic()
 
     # -- to the engine
 
@@ -185,8 +182,8 @@ class Exchange:
         assert engine is not None
         self._first_byte_at = monotonic()
         self._head = head
-        self._is_stream = head.is_stream
-        if self._filter is not None and (not self._is_stream or b"content-encoding" in head.fields):
+        self.is_stream = head.is_stream
+        if self._filter is not None and (not self.is_stream or b"content-encoding" in head.fields):
             self._filter = None
         if head.status >= 500:
             engine.breaker.failed(self._dispatcher.loop.time())
@@ -206,19 +203,19 @@ class Exchange:
         self.deadline = self._dispatcher.loop.time() + self._dispatcher.idle_s
         if self.state is _STREAMING:
             self._before_last, self._last = self._last, chunk
-            self._events += chunk.count(b"data:")
+            self.events += chunk.count(b"data:")
             if self._filter is not None:
                 chunk = self._filter.feed(chunk)
             self.responder.write(chunk)
             return
-        self._held_bytes += len(chunk)
+        self.held_bytes += len(chunk)
         if self._discarding is not None:
-            if self._held_bytes > _DISCARD_LIMIT:
+            if self.held_bytes > _DISCARD_LIMIT:
                 self._drop_connection()
                 self._try_again(self._discarding)
             return
         self._held = (*self._held, chunk)
-        if self._held_bytes > _HOLD_LIMIT or (self._is_stream and self._has_event(chunk)):
+        if self.held_bytes > _HOLD_LIMIT or (self.is_stream and self._has_event(chunk)):
             self._start_streaming()
 
     def _has_event(self, chunk: bytes) -> bool:
@@ -240,7 +237,7 @@ class Exchange:
         self.responder.start(head.status, self._answer_headers(head), length)
         self._last = self._begin = held = b"".join(self._held)
         self._held = ()
-        self._events += held.count(b"data:")
+        self.events += held.count(b"data:")
         if self._filter is not None:
             held = self._filter.feed(held)
         self.responder.write(held)
@@ -264,7 +261,7 @@ class Exchange:
         if self._filter is not None and self._filter.usage is not None:
             return self._filter.usage
         tail = self._before_last + self._last
-        if self._is_stream:
+        if self.is_stream:
             return read_stream_usage(tail, self._begin)
         return read_partial_usage(tail) or read_partial_usage(self._begin)
 
@@ -272,7 +269,7 @@ class Exchange:
         """The engine's answer is over, whole or not: account for it, and end."""
         engine = self.engine
         assert engine is not None
-        first_byte, total = self._first_byte_at - self._sent_at, monotonic() - self._submitted_at
+        first_byte, total = self._first_byte_at - self._sent_at, monotonic() - self.submitted_at
         self._dispatcher.metrics.answered(
             self.features.model or "-", engine.name, status, first_byte, total, usage
         )
@@ -330,7 +327,7 @@ class Exchange:
             self._answered(502, None)
             self.responder.broken(
                 f"Engine {engine.name} stopped in the middle of its answer: {failure}.",
-                event_stream=self._is_stream,
+                event_stream=self.is_stream,
             )
         elif self._may_repeat() if failure.sent else self._may_reconnect(now):
             self._try_again(failure)
@@ -358,7 +355,7 @@ class Exchange:
             self.failed_on = (*self.failed_on, engine)
         self._head = None
         self._held = ()
-        self._held_bytes = 0
+        self.held_bytes = 0
         self._discarding = None
         self.state = _WAITING
         self.deadline = _NEVER
@@ -390,6 +387,11 @@ class Exchange:
     @property
     def over(self) -> bool:
         return self.state is _DONE
+
+    @property
+    def first_byte_s(self) -> float | None:
+        """How long after it was sent the engine began to answer; None if it did not."""
+        return self._first_byte_at - self._sent_at if self._head is not None else None
 
     def refuse(self, error: ApiError) -> None:
         """Answer with an error of the router's own."""
@@ -449,7 +451,7 @@ class Exchange:
 
     def _leave_engine(self) -> None:
         if self._lease is not None:
-            self._engine_s += self._lease.give_back(self._dispatcher.loop.time())
+            self.engine_s += self._lease.give_back(self._dispatcher.loop.time())
             self._lease = None
             self._dispatcher.left_engine(self)
 
@@ -469,68 +471,6 @@ class Exchange:
             self._leave_engine()
         self._dispatcher.finished(self)
         if self._trace is not None:
-            first_byte = None if self._head is None else self._first_byte_at - self._sent_at
-            self._trace.end(status, first_byte=first_byte, usage=usage)
-        if self.grant is not None:
-            self._settle(self.grant, began, status, usage, engine)
-        access_log = self._dispatcher.access_log
-        if access_log is not None:
-            access_log.note(
-                self.request.id,
-                self.grant.account.name if self.grant is not None else "",
-                self.features.model,
-                engine.name if engine is not None else None,
-                self.reason,
-                status,
-                usage,
-                self._first_byte_at - self._sent_at if self._head is not None else None,
-                monotonic() - self._submitted_at,
-            )
-
-    def _settle(
-        self,
-        grant: Grant,
-        began: State,
-        status: int,
-        usage: Usage | None,
-        engine: EngineHandle | None,
-    ) -> None:
-        """Account for what it took: as the engine says, else as far as can be guessed."""
-        outcome = _ANSWERED
-        if status == CLIENT_LEFT:
-            outcome = _CANCELLED
-        elif status >= 400:
-            outcome = _FAILED
-        if engine is not None and engine.kind == "llama_cpp" and self.features.answers > 1:
-            usage = None  # it tells what the first of several answers took
-        guessed = usage is None and engine is not None and self._computed(began, status)
-        if guessed and engine is not None:
-            usage = self._guess(began, engine)
-        self._dispatcher.ledger.settle(
-            grant,
-            self.features,
-            engine,
-            outcome,
-            usage or _NOTHING,
-            estimated=guessed,
-            seconds=self._engine_s if engine is not None else 0.0,
-        )
-
-    def _computed(self, began: State, status: int) -> bool:
-        """Whether an engine worked on a prompt: what it refused, it did not."""
-        if not self.features.prompt:
-            return False
-        return began is _STREAMING or status < 400 or status == CLIENT_LEFT
-
-    def _guess(self, began: State, engine: EngineHandle) -> Usage:
-        """Tokens of an answer that does not tell: a stream's events; a whole answer's length; of
-        one that the client did not wait for, what the engine does in the time it had."""
-        features = self.features
-        if began is _STREAMING and self._is_stream:
-            written = self._events
-        elif self._head is not None:
-            written = self._held_bytes // BYTES_PER_TOKEN
-        else:
-            written = int((engine.decode_rate or 0.0) * self._engine_s)
-        most = features.output_tokens * features.answers
-        return Usage(features.prompt_tokens, min(written, most))
+            self._trace.end(status, first_byte=self.first_byte_s, usage=usage)
+        streaming = began is _STREAMING
+        settle(self._dispatcher, self, status, usage, engine, streaming=streaming)

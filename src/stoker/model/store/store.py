@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from stoker.errors import ModelCorrupt, ModelError, ModelNotFound
 from stoker.model.store.hub import fetch_hub_model
@@ -158,7 +159,7 @@ class Store:
         """Keeps other processes from pulling or removing the same model; ends with the process."""
         locks = self.home / "locks"
         _make_directory(locks)
-        with (locks / key).open("w") as file:
+        with _open_to_write(locks / key) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -177,10 +178,21 @@ def _make_directory(directory: Path) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ModelError(
-            f"{directory} cannot be made ({error.strerror}); set STOKER_HOME to a directory that "
-            "can be written"
-        ) from error
+        raise _cannot_write(directory, error) from error
+
+
+def _open_to_write(path: Path) -> IO[str]:
+    try:
+        return path.open("w")
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def _cannot_write(path: Path, error: OSError) -> ModelError:
+    return ModelError(
+        f"{path} cannot be made ({error.strerror}); set STOKER_HOME to a directory that can be "
+        "written"
+    )
 
 
 def _size(directory: Path) -> int:

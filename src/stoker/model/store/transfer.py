@@ -30,7 +30,7 @@ from urllib.request import (
     build_opener,
 )
 
-from stoker.errors import DownloadFailed
+from stoker.errors import DownloadFailed, NoRoom
 from stoker.model.store.progress import Advance, Progress
 
 log = logging.getLogger(__name__)
@@ -167,10 +167,10 @@ def sync_directory(directory: Path) -> None:
 
 
 def check_space(directory: Path, needed: int) -> None:
-    """Raise `DownloadFailed` if `needed` bytes do not fit on the disk of `directory`."""
+    """Raise `NoRoom` if `needed` bytes do not fit on the disk of `directory`."""
     free = shutil.disk_usage(directory).free
     if free < needed:
-        raise DownloadFailed(
+        raise NoRoom(
             f"{needed / 1e6:.0f} MB are needed in {directory} but only {free / 1e6:.0f} MB are "
             "free; make room or set STOKER_HOME to a larger disk"
         )

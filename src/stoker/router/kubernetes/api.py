@@ -8,17 +8,18 @@ that is too long ago.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from urllib.parse import quote, urlencode
 
 import msgspec
 
 from stoker import __version__
+from stoker.router.answer import AwaitedAnswer
 from stoker.router.kubernetes.access import Access
 from stoker.router.kubernetes.errors import ApiAway, ApiRefused, VersionGone
 from stoker.router.kubernetes.pods import Pod
-from stoker.router.upstream import Pool, ResponseHead, UpstreamFailure
+from stoker.router.upstream import Pool, UpstreamFailure
 from stoker.router.wire import join_headers
 
 _CONNECT_S = 5.0
@@ -149,21 +150,21 @@ class PodApi:
             fields["authorization"] = authorization
         pairs = [(name.encode(), value.encode("latin-1")) for name, value in fields.items()]
         request = f"GET {target} HTTP/1.1\r\n".encode("ascii") + join_headers(pairs) + b"\r\n"
-        receiver = _Receiver()
+        answer = AwaitedAnswer()
         connection = None
         try:
             # A connection each: they are few, and one left idle may be dead without a word.
             connection = await self._pool.open()
-            connection.send(request, b"", receiver, last=True)
-            status = await receiver.status
+            connection.send(request, b"", answer, last=True)
+            status = (await answer.head).status
             if status != 200:
-                self._raise(status, b"".join([chunk async for chunk in receiver.chunks()]))
-            async for chunk in receiver.chunks():
+                self._raise(status, await answer.whole())
+            async for chunk in answer.chunks():
                 yield chunk
         except UpstreamFailure as failure:
             raise ApiAway(f"{self._access.address.host_header}: {failure}") from None
         finally:
-            if connection is not None and not receiver.over:
+            if connection is not None and not answer.over:
                 connection.abort()
 
     def _raise(self, status: int, body: bytes) -> None:
@@ -194,35 +195,3 @@ def _change(line: bytes) -> Change:
     except msgspec.MsgspecError as error:
         raise ApiAway(f"an event that cannot be read ({error})") from None
     return Change(pod.metadata.resource_version, pod, gone=event.type == "DELETED")
-
-
-class _Receiver:
-    """An answer for whoever awaits it."""
-
-    def __init__(self) -> None:
-        self.status: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self.over = False
-        self._queue: asyncio.Queue[bytes | UpstreamFailure | None] = asyncio.Queue()
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        while (item := await self._queue.get()) is not None:
-            if isinstance(item, UpstreamFailure):
-                raise item
-            yield item
-
-    def on_head(self, head: ResponseHead) -> None:
-        self.status.set_result(head.status)
-
-    def on_body(self, chunk: bytes) -> None:
-        self._queue.put_nowait(chunk)
-
-    def on_end(self) -> None:
-        self.over = True
-        self._queue.put_nowait(None)
-
-    def on_failed(self, failure: UpstreamFailure) -> None:
-        self.over = True
-        if self.status.done():
-            self._queue.put_nowait(failure)
-        else:
-            self.status.set_exception(failure)

@@ -33,12 +33,10 @@ class Keeper:
         database: Database,
         *,
         interval: float,
-        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._ledger = ledger
         self._database = database
         self._interval = interval
-        self._wall_clock = wall_clock
         self._unwritten: Entries = {}
         self._writing = asyncio.Lock()
         self._ready = False
@@ -116,7 +114,7 @@ class Keeper:
         return any(account.purse is not None for account in self._ledger.keyring.accounts())
 
     def _period(self) -> Period:
-        return period_of(self._wall_clock())
+        return period_of(self._ledger.wall_clock())
 
     def _spent(self, period: Period, spent: dict[str, tuple[float, float]]) -> None:
         for account in self._ledger.keyring.accounts():

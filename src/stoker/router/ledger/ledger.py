@@ -62,7 +62,8 @@ class Ledger:
         self.shared: SharedLimits | None = None
         """The limits of several routers together, if there are several."""
         self._clock = clock
-        self._wall_clock = wall_clock
+        self.wall_clock = wall_clock
+        """Whose days and months budgets and usage go by."""
         self.reconfigure(config)
 
     def reconfigure(self, config: Config) -> None:
@@ -150,7 +151,7 @@ class Ledger:
         if purse is None:
             return 0.0
         cost = self.estimate(features, engines)
-        refusal = purse.refusal(cost, self._wall_clock())
+        refusal = purse.refusal(cost, self.wall_clock())
         if refusal is not None:
             raise insufficient_quota(account, *refusal)
         purse.reserved += cost
@@ -237,7 +238,7 @@ class Ledger:
                 self.shared.correct(account, int(grant.shared.now), took - grant.tokens)
         model = features.model or "-"
         name = engine.name if engine is not None else "-"
-        tally = self.book.tally(int(self._wall_clock() // DAY_S), account.name, model, name)
+        tally = self.book.tally(int(self.wall_clock() // DAY_S), account.name, model, name)
         tally.requests += 1
         if outcome is _ANSWERED:
             pass
@@ -255,7 +256,7 @@ class Ledger:
 
     def refused(self, account: Account, model: str | None) -> None:
         """A request was refused for its key's sake."""
-        day = int(self._wall_clock() // DAY_S)
+        day = int(self.wall_clock() // DAY_S)
         tally = self.book.tally(day, account.name, model or "-", "-")
         tally.requests += 1
         tally.refused += 1

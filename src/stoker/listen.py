@@ -1,4 +1,4 @@
-"""The socket a server listens on, taken before anything slow happens."""
+"""The socket that a server or a router listens on, taken before anything slow happens."""
 
 from __future__ import annotations
 
