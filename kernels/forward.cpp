@@ -8,6 +8,7 @@
 namespace stoker {
 namespace {
 
+constexpr int kRoundedTogether = 8;  // rows of an MLP tile
 constexpr size_t kFetchedCodes = 8192;  // bytes, of the first panel of a product to come
 
 // Starts to fetch a panel from memory: its codes as far as it pays, its scales and mins.
@@ -153,11 +154,11 @@ void Forward::round_row(const float* row, int m, const Rounded& out) const {
   if (out.bf16.values) round_activations(matmul_, row, 0, m, m + 1, out.bf16);
 }
 
-void Forward::round_part(const float* part, int m, int col, int cols, const Rounded& out) const {
-  if (out.int8.quantized)
-    round_activations(matmul_, part, 0, 0, 1, part_of_row(out.int8, m, col, cols));
-  if (out.bf16.values)
-    round_activations(matmul_, part, 0, 0, 1, part_of_row(out.bf16, m, col, cols));
+void Forward::round_part(const float* part, ptrdiff_t stride, int m, int rows, int col, int cols,
+                         const Rounded& out) const {
+  for (const Activations* whole : {&out.int8, &out.bf16})
+    if (whole->quantized || whole->values)
+      round_activations(matmul_, part, stride, 0, rows, part_of(*whole, m, rows, col, cols));
 }
 
 Rounded Forward::normed(const NormWeights& norm, int thread, StepClock& clock) {
@@ -309,13 +310,16 @@ void Forward::mlp_tiles(const LayerWeights& w, const Rounded& in, int thread) {
       if (config_.gated)
         product({&w.gate, nullptr, 0}, in, top, top + rows, panel, panel + panels,
                 mine.gate - origin, stride);
-      for (int m = 0; m < rows; ++m) {
-        float* up = mine.up + m * stride;
-        if (config_.gated)
-          ops_.gate(config_.activation, mine.gate + m * stride, up, cols, up);
-        else
-          ops_.activate(config_.activation, cols, up);
-        round_part(up, top + m, col, cols, out);
+      for (int m = 0; m < rows; m += kRoundedTogether) {
+        const int count = std::min(kRoundedTogether, rows - m);
+        for (int i = m; i < m + count; ++i) {
+          float* up = mine.up + i * stride;
+          if (config_.gated)
+            ops_.gate(config_.activation, mine.gate + i * stride, up, cols, up);
+          else
+            ops_.activate(config_.activation, cols, up);
+        }
+        round_part(mine.up + m * stride, stride, top + m, count, col, cols, out);
       }
     }
   }

@@ -60,9 +60,8 @@ void Forward::attend(int layer, int thread, StepClock& clock) {
         .partition = planned.partition};
     attention_.attend(shape_, item, mine.attention);
     if (whole && !split)
-      for (int m = 0; m < planned.queries; ++m)
-        round_part(q + static_cast<ptrdiff_t>(m) * config_.qkv_size(), planned.first_token + m,
-                   planned.kv_head * width, width, rounded);
+      round_part(q, config_.qkv_size(), planned.first_token, planned.queries,
+                 planned.kv_head * width, width, rounded);
   }
 
   if (!plan.merges.empty()) {
@@ -73,7 +72,7 @@ void Forward::attend(int layer, int thread, StepClock& clock) {
       float* out = head_of(planned.token, planned.kv_head);
       attention_.merge(shape_, space_.partials + planned.slot * slot_floats, planned.partitions,
                        mine.attention, out);
-      if (whole) round_part(out, planned.token, planned.kv_head * width, width, rounded);
+      if (whole) round_part(out, 0, planned.token, 1, planned.kv_head * width, width, rounded);
     }
   }
   if (!whole) {

@@ -38,7 +38,7 @@ Activations lay_out_activations(void* buffer, ActivationFormat format, int rows,
   x.format = format;
   x.rows = rows;
   x.cols = cols;
-  x.blocks = blocks_of(cols);
+  x.blocks = x.row_blocks = blocks_of(cols);
   if (format == ActivationFormat::bf16)
     x.values = static_cast<uint16_t*>(buffer);
   else
@@ -46,10 +46,10 @@ Activations lay_out_activations(void* buffer, ActivationFormat format, int rows,
   return x;
 }
 
-Activations part_of_row(const Activations& x, int row, int col, int cols) {
-  const ptrdiff_t first = static_cast<ptrdiff_t>(row) * x.blocks + col / kBlockCols;
+Activations part_of(const Activations& x, int row, int rows, int col, int cols) {
+  const ptrdiff_t first = static_cast<ptrdiff_t>(row) * x.row_blocks + col / kBlockCols;
   Activations part = x;
-  part.rows = 1;
+  part.rows = rows;
   part.cols = cols;
   part.blocks = blocks_of(cols);
   if (x.quantized) part.quantized += first;
