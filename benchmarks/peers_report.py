@@ -36,7 +36,7 @@ class Comparison:
     shares: dict[str, Share] = field(default_factory=dict)
     """By label, or by its first word."""
     paired_shares: dict[str, list[float]] = field(default_factory=dict)
-    """By label: of a ceiling that was measured around each sample, which no other minute tells of."""
+    """By label: each sample's share of a ceiling that was measured right around it."""
 
     @classmethod
     def load(cls, path: Path) -> Comparison:
