@@ -9,26 +9,6 @@ namespace stoker {
 namespace {
 
 constexpr int kRoundedTogether = 8;  // rows of an MLP tile
-constexpr size_t kFetchedCodes = 8192;  // bytes, of the first panel of a product to come
-
-// Starts to fetch a panel from memory: its codes as far as it pays, its scales and mins.
-void fetch_panel(const PackedMatrix& weight, int panel) {
-  if (panel >= weight.panels()) return;
-  const auto fetch = [](const void* from, size_t bytes) {
-    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(from) + i);
-  };
-  const size_t blocks = weight.blocks();
-  fetch(weight.codes(panel), std::min(kFetchedCodes, blocks * weight.codes_per_block()));
-  const size_t factors = blocks * kPanelRows * sizeof(uint16_t);
-  if (weight.scales(panel)) fetch(weight.scales(panel), factors);
-  if (weight.has_mins()) fetch(weight.mins(panel), factors);
-}
-
-// The panels that a tile takes together.
-void fetch_panels(const PackedMatrix& weight, int panel) {
-  fetch_panel(weight, panel);
-  fetch_panel(weight, panel + 1);
-}
 
 }  // namespace
 
@@ -101,7 +81,6 @@ void Forward::work(int thread) {
     meet(Part::embed, thread, clock);
   }
   embed(thread);
-  fetch_layer(0, thread);
   meet(Part::embed, thread, clock);
   for (int layer = 0; layer < config_.num_layers(); ++layer) {
     attention_block(layer, thread, clock);
@@ -206,22 +185,6 @@ void Forward::products(const Product* list, int count, const Rounded& in, int ro
   }
 }
 
-void Forward::fetch_share(const PackedMatrix& weight, int thread) const {
-  fetch_panel(weight, share_of(weight.panels(), thread, pool_.size()).begin);
-}
-
-// Of q, k and v, or after the last layer of the output projection.
-void Forward::fetch_layer(int layer, int thread) const {
-  if (layer == config_.num_layers()) return fetch_share(weights_.output_projection(), thread);
-  const LayerWeights& w = weights_.layers[layer];
-  const PackedMatrix* const list[] = {&w.q, &w.k, &w.v};
-  int panel = share_of(w.q.panels() + w.k.panels() + w.v.panels(), thread, pool_.size()).begin;
-  for (const PackedMatrix* weight : list) {
-    if (panel < weight->panels()) return fetch_panel(*weight, panel);
-    panel -= weight->panels();
-  }
-}
-
 void Forward::project(const PackedMatrix& weight, const Vector& bias, const Rounded& in,
                       int thread) {
   const int hidden = config_.hidden_size;
@@ -264,7 +227,6 @@ void Forward::attention_block(int layer, int thread, StepClock& clock) {
   attend(layer, thread, clock);
   project(w.o, w.o_bias, space_.rounded(space_.attention, batch_->tokens, config_.q_size()),
           thread);
-  fetch_panel(w.up, share_of((w.up.panels() + 1) / 2, thread, pool_.size()).begin * 2);
   meet(Part::output, thread, clock);
   if (config_.post_norms) add_normed(w.post_attn_norm, thread, clock);
 }
@@ -275,11 +237,9 @@ void Forward::mlp_block(int layer, int thread, StepClock& clock) {
   const LayerWeights& w = weights_.layers[layer];
   const Rounded in = normed(w.mlp_norm, thread, clock);
   mlp_tiles(w, in, thread);
-  fetch_share(w.down, thread);
   meet(Part::gate_up, thread, clock);
   project(w.down, w.down_bias,
           space_.rounded(space_.inner, batch_->tokens, config_.intermediate_size), thread);
-  fetch_layer(layer + 1, thread);
   meet(Part::down, thread, clock);
   if (config_.post_norms) add_normed(w.post_mlp_norm, thread, clock);
 }
@@ -302,11 +262,8 @@ void Forward::mlp_tiles(const LayerWeights& w, const Rounded& in, int thread) {
       const int cols = std::min(panels * kPanelRows, config_.intermediate_size - col);
       // Outputs are written at their own row and column, seen from a tile that starts at both.
       const ptrdiff_t origin = top * stride + col;
-      // A product fetches its own panels but the first: those come during the one before.
-      if (config_.gated) fetch_panels(w.gate, panel);
       product({&w.up, &w.up_bias, 0}, in, top, top + rows, panel, panel + panels,
               mine.up - origin, stride);
-      fetch_panels(w.up, panel + panels < panel_end ? panel + panels : pairs.begin * 2);
       if (config_.gated)
         product({&w.gate, nullptr, 0}, in, top, top + rows, panel, panel + panels,
                 mine.gate - origin, stride);

@@ -92,10 +92,6 @@ class Forward {
   // This thread's share of several products of the same input.
   void products(const Product* list, int count, const Rounded& in, int rows, float* out,
                 ptrdiff_t stride, int thread) const;
-  // Where a product comes next, each thread fetches the first panel of its share from memory before
-  // it waits for the others.
-  void fetch_share(const PackedMatrix& weight, int thread) const;
-  void fetch_layer(int layer, int thread) const;
   void product(const Product& p, const Rounded& in, int m_begin, int m_end, int panel_begin,
                int panel_end, float* out, ptrdiff_t stride) const;
   // x += W in + bias, or where the model has post-norms, `projected` = W in + bias.

@@ -80,7 +80,6 @@ void Forward::attend(int layer, int thread, StepClock& clock) {
     const Share rows = share_of(batch_->tokens, thread, pool_.size());
     for (int m = rows.begin; m < rows.end; ++m) round_row(head_of(m, 0), m, rounded);
   }
-  fetch_share(weights_.layers[layer].o, thread);
   meet(Part::attention, thread, clock);
 }
 
