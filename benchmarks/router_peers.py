@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -142,9 +143,11 @@ http {{
     return process, ports
 
 
-def start_stoker(policy: str, engines: Sequence[int], directory: Path) -> Candidate:
-    port = free_port()
-    config = {
+def stoker_config(
+    policy: str, engines: Sequence[int], directory: Path, port: int = 0
+) -> dict[str, Any]:
+    """Everything on: a key with limits and a budget, prices, the access log."""
+    return {
         "router": {
             "port": port,
             "policy": policy,
@@ -172,6 +175,11 @@ def start_stoker(policy: str, engines: Sequence[int], directory: Path) -> Candid
             for number, engine in enumerate(engines)
         ],
     }
+
+
+def start_stoker(policy: str, engines: Sequence[int], directory: Path) -> Candidate:
+    port = free_port()
+    config = stoker_config(policy, engines, directory, port)
     file = directory / f"{policy}.yaml"
     file.write_text(json.dumps(config))
     command = [sys.executable, "-m", "stoker", "router", str(file)]

@@ -247,7 +247,7 @@ class Simulation:
     def stepped(self, engine: Engine, done: list[Job]) -> None:
         for job in done:
             assert job.lease is not None
-            engine.handle.meter.generated(job.output)
+            engine.handle.meter.tokens += job.output
             job.lease.give_back(self.now)
             self.done.append(job)
             if job.then is not None:

@@ -84,7 +84,7 @@ def test_retry_after_is_the_time_the_queue_takes() -> None:
     assert rate.seconds_for(1) == 120.0  # nothing has finished yet
     for second in range(1, 200):
         for _ in range(5):
-            rate.finished()
+            rate.finished += 1
         rate.update(float(second))
     assert rate.per_second == pytest.approx(5.0)
     assert rate.seconds_for(50) == pytest.approx(10.0)

@@ -22,6 +22,10 @@ class Receiver:
     def __init__(self) -> None:
         self.ended = asyncio.Event()
 
+    def on_answer(self, head: ResponseHead, body: bytes) -> None:
+        self.on_head(head)
+        self.on_end()
+
     def on_head(self, head: ResponseHead) -> None:
         assert head.status == 200
 
@@ -54,7 +58,11 @@ async def test_a_used_connection_is_kept_and_the_last_comes_first() -> None:
         first, second = await pool.open(), await pool.open()
         await use(first)
         await use(second)
-        assert (pool.idle(), pool.idle(), pool.idle()) == (second, first, None)
+        assert (
+            pool.idle(),
+            pool.idle(),
+            pool.idle(),
+        ) == (second, first, None)
         assert first.reused
         first.abort()
         second.abort()

@@ -105,6 +105,11 @@ class TimedStream:
         self._pieces: list[str] = []
         self._num_pieces = 0
 
+    def on_answer(self, head: ResponseHead, body: bytes) -> None:
+        self.on_head(head)
+        self.on_body(body)
+        self.on_end()
+
     def on_head(self, head: ResponseHead) -> None:
         self._status = head.status
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,10 +19,6 @@ if TYPE_CHECKING:
     from stoker.router.server import RouterServer
 
 log = logging.getLogger(__name__)
-
-# How long a thread of the router (one that writes records, or checks an uploaded file) may keep
-# the event loop waiting. With Python's own 5 ms every piece of a stream could be that late.
-_SWITCH_S = 0.0005
 
 Loader = Callable[[], "tuple[Config, list[Managed]]"]
 """Reads the configuration anew: all of it, and the engines that are to be started here."""
@@ -114,10 +109,11 @@ async def serve(
 
     from stoker.cli.running import announced
     from stoker.listen import bind
+    from stoker.router import process
     from stoker.router.managed.supervisor import Supervisor
     from stoker.router.server import RouterServer
 
-    sys.setswitchinterval(_SWITCH_S)
+    process.prepare()
     listener = bind(config.router.host, config.router.port)
     server = RouterServer(config)
     exited = server.dispatcher.engine_exited
@@ -131,6 +127,7 @@ async def serve(
     try:
         server.manage(supervisor.names(), supervisor.restart, supervisor.memory)
         await server.start(listener)
+        process.started()
         typer.echo(_banner(server))
         with announced("router", server.url, tuple(server.dispatcher.fleet.names())):
             reloading = asyncio.create_task(_reload(server, supervisor, reload, load))

@@ -71,15 +71,13 @@ class FairQueue(Generic[T]):
 class DrainRate:
     """How many requests a second are finished, as an average that forgets."""
 
-    __slots__ = ("_at", "_finished", "per_second")
+    __slots__ = ("_at", "finished", "per_second")
 
     def __init__(self, now: float) -> None:
         self._at = now
-        self._finished = 0
+        self.finished = 0
+        """Since `update`; whoever finishes one adds it."""
         self.per_second = 0.0
-
-    def finished(self) -> None:
-        self._finished += 1
 
     def update(self, now: float) -> None:
         """Take what finished since the last call into the average."""
@@ -87,9 +85,9 @@ class DrainRate:
         if passed <= 0:
             return
         weight = 1.0 - math.exp(-passed / _RATE_WINDOW_S)
-        self.per_second += weight * (self._finished / passed - self.per_second)
+        self.per_second += weight * (self.finished / passed - self.per_second)
         self._at = now
-        self._finished = 0
+        self.finished = 0
 
     def seconds_for(self, requests: int) -> float:
         """An honest Retry-After: when so many requests will have been finished."""

@@ -47,6 +47,11 @@ class AwaitedAnswer:
 
     # -- Receiver
 
+    def on_answer(self, head: ResponseHead, body: bytes) -> None:
+        self.on_head(head)
+        self.on_body(body)
+        self.on_end()
+
     def on_head(self, head: ResponseHead) -> None:
         if not self.head.done():  # whoever awaited it may just have been cancelled
             self.head.set_result(head)

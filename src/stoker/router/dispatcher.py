@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from stoker.api.errors import ApiError, bad_request, from_exception, model_not_found, unavailable
@@ -40,11 +41,11 @@ class Dispatcher:
         self._use(config)
         self.budget = RetryBudget(config.retries.budget)
         self.backoff = Backoff(config.retries)
-        self.fleet = Fleet(config, loop.time())
+        self.fleet = Fleet(config, monotonic())
         self.policy = policy
         self.loop = loop
         self.metrics = RouterMetrics()
-        self.ledger = Ledger(config, clock=loop.time)
+        self.ledger = Ledger(config, clock=monotonic)
         self.redis: RedisLink | None = None
         self.memory_of: Callable[[str], int | None] = lambda name: None
         """Bytes of memory that an engine has, by its name, where it runs under this router."""
@@ -54,9 +55,10 @@ class Dispatcher:
         self.active: set[Exchange] = set()
         self.draining = False
         self._pools: dict[EngineHandle, Pool] = {}
+        """As each engine's `pool`, of engines that left too."""
         self._queues: dict[str | None, FairQueue[Exchange]] = {}
         """Those who wait, by model; a model for which nobody waits has no entry."""
-        self._drain_rate = DrainRate(loop.time())
+        self._drain_rate = DrainRate(monotonic())
         self.wants_tokens = False
         """Whether the policy goes by the prompt's tokens."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -65,7 +67,7 @@ class Dispatcher:
         self._doubted: set[EngineHandle] = set()
         self._doubts = asyncio.Event()
         self._idle = asyncio.Event()
-        self._tick_due = loop.time() + _TICK_S
+        self._tick_due = monotonic() + _TICK_S
         self._timer = loop.call_later(_TICK_S, self._tick)
 
     def _use(self, config: Config) -> None:
@@ -106,27 +108,31 @@ class Dispatcher:
     def submit(self, request: Request, responder: Responder) -> Exchange | None:
         """Take a request; its answer goes to `responder`. None if it was refused at once."""
         account: Account | None = None
+        serving: Sequence[EngineHandle]
         trace = None if self.tracer is None else self.tracer.begin(request)
         try:
             if self.draining:
                 raise unavailable("This router is shutting down.", code="draining")
-            account = self.ledger.account_of(request)
+            ledger = self.ledger
+            account = ledger.account_of(request)
             features = read_features(request)
-            if account is not self.ledger.keyring.anonymous:
+            if account is not ledger.keyring.anonymous:
                 features.caller = account.name
-            features.model = self._model_for(features)
-            serving = self._serving(features)
-            if features.backend is not None:
-                self._check_backend(features, serving)
-            self.ledger.check(account, features, has_body=bool(request.body))
-            grant = self.ledger.admit(account, features, serving)
+            known = self.fleet.known.get(features.model)
+            if known is not None and features.backend is None:
+                features.model, serving = known
+            else:
+                features.model, serving = self._find(features)
+            if account.models is not None and features.model not in account.models:
+                ledger.check(account, features, has_body=bool(request.body))
+            grant = ledger.admit(account, features, serving)
         except StokerError as refused:
             self._refuse(request, responder, from_exception(refused), account, trace)
             return None
         exchange = Exchange(self, request, features, responder, grant, trace)
         self.active.add(exchange)
-        self.budget.pay_in()
-        if self.ledger.shared is not None and self.ledger.asks_others(account):
+        self.budget.requests += 1
+        if ledger.shared is not None and ledger.asks_others(account):
             self._start(self._admit_shared(exchange, grant))
         elif self._queues or self.wants_tokens:
             self._seek(exchange)
@@ -179,7 +185,7 @@ class Dispatcher:
     @property
     def keys_pass(self) -> bool:
         """Whether a client's key is meant for the engine: where the router has none itself."""
-        return not self.ledger.required and not len(self.ledger.keyring)
+        return not (self.ledger.required or self.ledger.keyring.by_digest)
 
     def _place_or_queue(self, exchange: Exchange) -> None:
         if self._queues and exchange.features.model in self._queues:
@@ -189,7 +195,7 @@ class Dispatcher:
 
     async def _place_with_tokens(self, exchange: Exchange) -> None:
         """Ask an engine for the prompt's tokens first, for a policy that goes by them."""
-        features, now = exchange.features, self.loop.time()
+        features, now = exchange.features, monotonic()
         engines = [engine for engine in self._serving(features) if engine.ready(now)]
         if engines:
             engine = min(engines, key=lambda one: one.in_flight_everywhere)
@@ -205,11 +211,22 @@ class Dispatcher:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def _find(self, features: Features) -> tuple[str | None, Sequence[EngineHandle]]:
+        """The model that is meant, and the engines that may answer. Raises `ApiError`."""
+        asked = features.model
+        model = features.model = self._model_for(features)
+        serving = self._serving(features)
+        if features.backend is not None:
+            self._check_backend(features, serving)
+        elif model is not None:
+            self.fleet.note(asked, model)
+        return model, serving
+
     def _model_for(self, features: Features) -> str | None:
         asked = features.model
         fleet = self.fleet
         model = fleet.resolve(asked)
-        if model is not None and (fleet.serving(model) or fleet.expects(model, self.loop.time())):
+        if model is not None and (fleet.serving(model) or fleet.expects(model, monotonic())):
             return model
         if not fleet.engines:
             wait = self.config.health.interval
@@ -236,7 +253,7 @@ class Dispatcher:
         raise model_not_found(asked or model, fleet.names())
 
     def _check_backend(self, features: Features, serving: Sequence[EngineHandle]) -> None:
-        if serving or self.fleet.expects(features.model or "", self.loop.time()):
+        if serving or self.fleet.expects(features.model or "", monotonic()):
             return
         features.backend, asked = None, features.backend
         engines = self._serving(features)
@@ -260,23 +277,31 @@ class Dispatcher:
 
     def _send(self, exchange: Exchange, engines: Sequence[EngineHandle]) -> None:
         policy, metrics, features = self.policy, self.metrics, exchange.features
-        engine, reason, known_tokens = policy.choose(features, engines)
-        exchange.send_to(engine, reason, known_tokens)
+        decision = policy.choose(features, engines)
+        engine, known_tokens = decision.engine, decision.known_tokens
+        exchange.send_to(engine, decision.reason, known_tokens)
         # Only now, while the engine already reads: what it costs to remember delays nobody.
         policy.placed(features, engine)
         metrics.decisions[policy.name, engine.name] += 1
         metrics.predicted_tokens += known_tokens
 
-    def _choices(self, exchange: Exchange, serving: Sequence[EngineHandle]) -> list[EngineHandle]:
+    def _choices(
+        self, exchange: Exchange, serving: Sequence[EngineHandle]
+    ) -> Sequence[EngineHandle]:
         """The engines to choose from now, of those `serving` its model.
 
         Of those usable, the ones that have not failed this request; of those, the ones that
         nothing speaks against (a doubtful engine is better than none); of those, the ones with
         room.
         """
-        now = self.loop.time()
+        now = monotonic()
         failed_on = exchange.failed_on
         if not failed_on:
+            for engine in serving:
+                if not engine.ready(now):
+                    break
+            else:
+                return serving
             engines = [engine for engine in serving if engine.ready(now)]
             if engines:
                 return engines
@@ -292,7 +317,7 @@ class Dispatcher:
         """Let an exchange wait for an engine, if it is worth it and there is room."""
         features = exchange.features
         limits = self.config.admission
-        now = self.loop.time()
+        now = monotonic()
         engines = self._serving(features)
         staying = [engine for engine in engines if not engine.draining]
         up = [engine for engine in staying if engine.health.healthy]
@@ -369,7 +394,7 @@ class Dispatcher:
 
     def has_untried(self, exchange: Exchange) -> bool:
         """Whether there is an engine that the exchange has not been to."""
-        now = self.loop.time()
+        now = monotonic()
         tried = (exchange.engine, *exchange.failed_on)
         engines = self._serving(exchange.features)
         return any(engine not in tried and engine.usable(now) for engine in engines)
@@ -396,7 +421,7 @@ class Dispatcher:
         pool = self._pools.get(engine)
         if pool is None:
             pool = Pool(engine.address, connect_timeout=self.config.timeouts.connect)
-            self._pools[engine] = pool
+            self._pools[engine] = engine.pool = pool
         return pool
 
     def doubt(self, engine: EngineHandle) -> None:
@@ -418,7 +443,7 @@ class Dispatcher:
 
     def engine_down(self, engine: EngineHandle) -> None:
         """The engine was found unhealthy: move what has not begun to answer."""
-        engine.down_since = self.loop.time()
+        engine.down_since = monotonic()
         for exchange in [one for one in self.active if one.engine is engine]:
             exchange.engine_down()
 
@@ -428,21 +453,22 @@ class Dispatcher:
         if engine is not None and engine.health.down(reason):
             self.engine_down(engine)
 
-    def left_engine(self, exchange: Exchange) -> None:
-        """The exchange gave its place on an engine back."""
-        self._drain_rate.finished()
+    def left_engine(self) -> None:
+        """An exchange gave its place on an engine back."""
+        self._drain_rate.finished += 1
         if self._queues:
             self.serve_queues()
 
     def finished(self, exchange: Exchange) -> None:
         """The exchange is over, whatever way."""
-        self.active.discard(exchange)
+        active = self.active
+        active.discard(exchange)
         if self._queues:
             queue = self._queues.get(exchange.features.model)
             if queue is not None and exchange in queue:
                 queue.remove(exchange)
                 self._forget_if_empty(exchange.features.model)
-        if self.draining and not self.active:
+        if self.draining and not active:
             self._idle.set()
 
     async def idle(self) -> None:
@@ -453,7 +479,7 @@ class Dispatcher:
     # -- time
 
     def _tick(self) -> None:
-        now = self.loop.time()
+        now = monotonic()
         for exchange in [one for one in self.active if one.deadline <= now]:
             exchange.expired()
         self._drain_rate.update(now)
@@ -462,10 +488,11 @@ class Dispatcher:
         for engine in [one for one in self._leaving if one.in_flight == 0]:
             self._leaving.pop(engine).set()
             if engine in self._pools:
+                engine.pool = None
                 self._pools.pop(engine).close()
         self.serve_queues()
         self.metrics.loop_lag.observe(max(0.0, now - self._tick_due))
-        self._tick_due = self.loop.time() + _TICK_S
+        self._tick_due = monotonic() + _TICK_S
         self._timer = self.loop.call_later(_TICK_S, self._tick)
 
     def close(self) -> None:

@@ -12,7 +12,9 @@ from stoker.api.errors import ApiError, bad_request
 from stoker.router.heads import KnownHead, split_head
 from stoker.router.request import BodySink, Request, new_request_id
 from stoker.router.wire import (
+    STATUS_LINES,
     Headers,
+    WrittenHeaders,
     error_headers,
     join_headers,
     own_headers,
@@ -84,6 +86,9 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        # What is written leaves at once: with room in a buffer, it would wait until everything
+        # that came meanwhile has been read.
+        self._transport.set_write_buffer_limits(0)
         self._server.connections.add(self)
         self._rest()
 
@@ -107,8 +112,15 @@ class ClientConnection(asyncio.Protocol):
         known = self._known
         if known is not None and not self._in_request:
             found = known.body_of(data)
-            if found is not None and self._take(known.meaning, data, found[0], found[1]):
-                return
+            if found is not None:
+                begin, length = found
+                came = len(data) - begin
+                if came == length <= self._server.body_limit:
+                    self._arrived(known.meaning.again(data[begin:]))
+                    return
+                if came < length <= self._server.body_limit:
+                    self._begin_body(data[begin:], length - came)
+                    return
         # The request that all of `data` belongs to, if it belongs to one.
         whole = self._begun if self._in_request else self._begun + 1
         alone = not self._in_request
@@ -123,20 +135,13 @@ class ClientConnection(asyncio.Protocol):
                 self._learn(data)
         self._next()
 
-    def _take(self, like: Request, data: bytes, begin: int, length: int) -> bool:
-        """Take a request behind a known head, if `data` has no more than that."""
-        came = len(data) - begin
-        if came > length or length > self._server.body_limit:
-            return False
-        if came == length:
-            self._arrived(like.again(data[begin:]))
-            return True
+    def _begin_body(self, piece: bytes, missing: int) -> None:
+        """The first piece of a body behind a known head; so much of it is to come."""
         self._in_request = True
-        self._missing = length - came
-        self._pieces.append(data[begin:])
+        self._missing = missing
+        self._pieces.append(piece)
         if self._request is None and not self._waiting:
             self._rest()
-        return True
 
     def _learn(self, data: bytes) -> None:
         """`data` was one request, whole: know its head when it comes again."""
@@ -402,11 +407,11 @@ class ClientConnection(asyncio.Protocol):
             body = b""
         draining = self._server.dispatcher.draining
         if request.keep_alive and request.http11 and not draining and len(body) < 65536:
-            line, fields = status_line(status), join_headers(headers)
+            line = STATUS_LINES.get(status) or status_line(status)
+            fields = headers.raw if type(headers) is WrittenHeaders else join_headers(headers)
             transport.write(b"%b%b%b\r\n%b" % (line, fields, length, body))
         else:
-            transport.write(self._head(status, headers, length))
-            transport.write(body)
+            transport.writelines((self._head(status, headers, length), body))
         self._answered()
 
     def start(self, status: int, headers: Headers, length: int | None) -> None:

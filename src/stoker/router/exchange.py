@@ -22,7 +22,6 @@ from stoker.api.errors import ApiError, unavailable
 from stoker.router.engines.handle import EngineHandle, Lease
 from stoker.router.forwarding import (
     asks_usage,
-    client_fields,
     content_length,
     is_event_stream,
     request_body,
@@ -74,6 +73,10 @@ class Exchange:
     """When the present state will have lasted too long, on the loop's clock."""
     failed_on: Sequence[EngineHandle] = ()
     """Engines that failed this request: chosen again only when there is no other."""
+    sent_at = first_byte_at = 0.0
+    """When the present engine had the request, and when its answer began; monotonic."""
+    answered = False
+    """Whether the engine has begun to answer."""
     is_stream = False
     held_bytes = 0
     """Of an answer that is not a stream: how much came before any of it was passed on."""
@@ -96,7 +99,6 @@ class Exchange:
     _last = _before_last = _begin = b""
     _filter: UsageFilter | None = None
     _queued_at: float | None = None
-    _sent_at = _first_byte_at = 0.0
 
     def __init__(
         self,
@@ -124,19 +126,19 @@ class Exchange:
         self.engine = engine
         self.reason = reason
         dispatcher, features = self._dispatcher, self.features
+        now = monotonic()
         if self._queued_at is not None:
-            dispatcher.metrics.queue_wait.observe(monotonic() - self._queued_at)
-        now = dispatcher.loop.time()
-        to_read = max(features.prompt_tokens - known_tokens, 1)
+            dispatcher.metrics.queue_wait.observe(now - self._queued_at)
+        to_read = features.prompt_tokens - known_tokens
         to_write = features.output_tokens * features.answers
-        self._lease = engine.take(to_read, to_write, now)
+        self._lease = engine.take(to_read if to_read > 1 else 1, to_write, now)
         if self._trace is not None:
             self._trace.attempt(engine, features.model, reason)
-        connection = dispatcher.pool(engine).idle()
+        connection = (engine.pool or dispatcher.pool(engine)).idle()
         if connection is None:
             self._connect(engine)
         else:
-            self._send_over(connection, engine)
+            self._send_over(connection, engine, now)
 
     def _connect(self, engine: EngineHandle) -> None:
         self.state = _CONNECTING
@@ -148,45 +150,66 @@ class Exchange:
             connection.pool.give_back(connection)  # the client left meanwhile
             return
         self.engine.connected()
-        self._send_over(connection, self.engine)
+        self._send_over(connection, self.engine, monotonic())
 
     def on_connect_failed(self, failure: UpstreamFailure) -> None:
         if self.state is _CONNECTING:
             self._attempt_failed(failure)
 
-    def _send_over(self, connection: UpstreamConnection, engine: EngineHandle) -> None:
+    def _send_over(self, connection: UpstreamConnection, engine: EngineHandle, now: float) -> None:
         dispatcher, request, features = self._dispatcher, self.request, self.features
         self._connection = connection
         self._attempts += 1
         self.state = _SENT
-        self.deadline = dispatcher.loop.time() + dispatcher.first_byte_s
-        self._sent_at = monotonic()
-        with_key = dispatcher.keys_pass
+        self.deadline = now + dispatcher.first_byte_s
+        self.sent_at = now
         if features.lacks_usage:
             self._filter = UsageFilter() if asks_usage(engine, features) else None
         body = request_body(engine, features, request.body)
-        trace = self._trace
-        fields = client_fields(request, with_key=with_key, own_trace=trace is not None)
-        if trace is not None:
-            fields += trace.headers()
-        head = request_head(engine, request, fields, len(body), with_key=with_key)
+        trace_fields = None if self._trace is None else self._trace.headers()
+        with_key = dispatcher.keys_pass
+        head = request_head(
+            engine, request, len(body), with_key=with_key, trace_fields=trace_fields
+        )
         connection.send(head, body, self)
 
     def _expect_within(self, seconds: float) -> None:
-        self.deadline = self._dispatcher.loop.time() + seconds
+        self.deadline = monotonic() + seconds
 
     # -- from the engine
+
+    def on_answer(self, head: ResponseHead, body: bytes) -> None:
+        self._connection = None
+        if head.status != 200 or head.is_stream or len(body) > _HOLD_LIMIT:
+            self.on_head(head)
+            if self._discarding is None and body:
+                self.on_body(body)
+            self.on_end()
+            return
+        # The usual answer: what the above comes to, in few steps.
+        engine = self.engine
+        assert engine is not None
+        self.first_byte_at = now = monotonic()
+        self.answered = True
+        self.held_bytes = len(body)
+        engine.breaker.succeeded()
+        usage = read_usage(body)
+        if usage is not None:
+            engine.meter.tokens += usage.completion_tokens
+        self._done(200, usage, engine, now)
+        self.responder.respond(200, self._answer_headers(head), body)
 
     def on_head(self, head: ResponseHead) -> None:
         engine = self.engine
         assert engine is not None
-        self._first_byte_at = monotonic()
+        self.first_byte_at = monotonic()
         self._head = head
+        self.answered = True
         self.is_stream = head.is_stream
         if self._filter is not None and (not self.is_stream or b"content-encoding" in head.fields):
             self._filter = None
         if head.status >= 500:
-            engine.breaker.failed(self._dispatcher.loop.time())
+            engine.breaker.failed(monotonic())
         else:
             engine.breaker.succeeded()
         if head.status == 404 and self.features.stored:
@@ -195,12 +218,12 @@ class Exchange:
         elif head.status in RETRYABLE:
             wait = retry_after_seconds(head.fields)
             if wait is not None:
-                engine.hold_off(self._dispatcher.loop.time() + wait)
+                engine.hold_off(monotonic() + wait)
             if self._dispatcher.has_other(self) and self._may_repeat():
                 self._discarding = UpstreamFailure(f"status {head.status}", status=head.status)
 
     def on_body(self, chunk: bytes) -> None:
-        self.deadline = self._dispatcher.loop.time() + self._dispatcher.idle_s
+        self.deadline = monotonic() + self._dispatcher.idle_s
         if self.state is _STREAMING:
             self._before_last, self._last = self._last, chunk
             self.events += chunk.count(b"data:")
@@ -248,13 +271,14 @@ class Exchange:
         if self._discarding is not None:
             self._try_again(self._discarding)
         elif self.state is _STREAMING:
-            self._answered(head.status, self._streamed_usage())
+            self._answered(head.status, self._streamed_usage(), monotonic())
             if self._filter is not None:
                 self.responder.write(self._filter.rest())
             self.responder.finish()
         else:
             body = self._held[0] if len(self._held) == 1 else b"".join(self._held)
-            self._answered(head.status, read_usage(body) if head.status == 200 else None)
+            usage = read_usage(body) if head.status == 200 else None
+            self._answered(head.status, usage, monotonic())
             self.responder.respond(head.status, self._answer_headers(head), body)
 
     def _streamed_usage(self) -> Usage | None:
@@ -265,17 +289,13 @@ class Exchange:
             return read_stream_usage(tail, self._begin)
         return read_partial_usage(tail) or read_partial_usage(self._begin)
 
-    def _answered(self, status: int, usage: Usage | None) -> None:
+    def _answered(self, status: int, usage: Usage | None, now: float) -> None:
         """The engine's answer is over, whole or not: account for it, and end."""
         engine = self.engine
         assert engine is not None
-        first_byte, total = self._first_byte_at - self._sent_at, monotonic() - self.submitted_at
-        self._dispatcher.metrics.answered(
-            self.features.model or "-", engine.name, status, first_byte, total, usage
-        )
         if usage is not None:
-            engine.meter.generated(usage.completion_tokens)
-        self._done(status, usage, engine)
+            engine.meter.tokens += usage.completion_tokens
+        self._done(status, usage, engine, now)
 
     def on_failed(self, failure: UpstreamFailure) -> None:
         connection, self._connection = self._connection, None
@@ -295,19 +315,22 @@ class Exchange:
     def _answer_headers(self, head: ResponseHead) -> WrittenHeaders:
         grant = self.grant
         # An engine's limits are on the router; a limited client's are its key's.
-        with_limits = grant is None or not grant.account.limited
-        return WrittenHeaders(returned_fields(head, with_limits=with_limits) + self._own_lines())
+        if grant is None or not grant.account.limited:
+            passed = head.returned or returned_fields(head, with_limits=True)
+        else:
+            passed = head.returned_without_limits or returned_fields(head, with_limits=False)
+        return WrittenHeaders(self._own_lines(passed))
 
-    def _own_lines(self) -> bytes:
-        """What every answer says, and how much is left of its key's limits."""
+    def _own_lines(self, passed: bytes = b"") -> bytes:
+        """What every answer says, and how much is left of its key's limits; after what `passed`
+        from the engine."""
         engine, grant = self.engine, self.grant
-        limits = b"" if grant is None else self._dispatcher.ledger.limit_lines(grant)
-        name = b"-" if engine is None else engine.name_bytes
-        return b"x-request-id: %b\r\nx-stoker-engine: %b\r\nx-stoker-reason: %b\r\n%b" % (
+        return b"%bx-request-id: %b\r\nx-stoker-engine: %b\r\nx-stoker-reason: %b\r\n%b" % (
+            passed,
             self.request.id,
-            name,
+            b"-" if engine is None else engine.name_bytes,
             header_text(self.reason),
-            limits,
+            b"" if grant is None else self._dispatcher.ledger.limit_lines(grant),
         )
 
     # -- when an attempt fails
@@ -317,14 +340,14 @@ class Exchange:
         assert engine is not None
         if self._trace is not None:
             self._trace.attempt_failed(str(failure))
-        now = self._dispatcher.loop.time()
+        now = monotonic()
         engine.breaker.failed(now)
         if not failure.sent:
             engine.connect_failed(now)
         self._dispatcher.doubt(engine)
         if self.state is _STREAMING:
             self._dispatcher.metrics.broken[engine.name] += 1
-            self._answered(502, None)
+            self._answered(502, None, now)
             self.responder.broken(
                 f"Engine {engine.name} stopped in the middle of its answer: {failure}.",
                 event_stream=self.is_stream,
@@ -350,10 +373,11 @@ class Exchange:
         assert engine is not None
         if self._trace is not None:
             self._trace.attempt_failed(str(failure))
-        self._leave_engine()
+        self._leave_engine(monotonic())
         if engine not in self.failed_on:
             self.failed_on = (*self.failed_on, engine)
         self._head = None
+        self.answered = False
         self._held = ()
         self.held_bytes = 0
         self._discarding = None
@@ -388,11 +412,6 @@ class Exchange:
     def over(self) -> bool:
         return self.state is _DONE
 
-    @property
-    def first_byte_s(self) -> float | None:
-        """How long after it was sent the engine began to answer; None if it did not."""
-        return self._first_byte_at - self._sent_at if self._head is not None else None
-
     def refuse(self, error: ApiError) -> None:
         """Answer with an error of the router's own."""
         if self.over:
@@ -400,16 +419,16 @@ class Exchange:
         headers = [*error_headers(error), *WrittenHeaders(self._own_lines())]
         code = error.info.code or error.info.type
         self._dispatcher.metrics.rejected[self.features.model or "-", code] += 1
-        self._done(error.status, None, None)
+        self._done(error.status, None, None, monotonic())
         self.responder.respond(error.status, headers, error.body())
 
     def cancel(self) -> None:
         """The client left: stop the engine's work for it."""
         if self.state in (_SENT, _STREAMING):
             self._drop_connection()
-            self._answered(CLIENT_LEFT, None)
+            self._answered(CLIENT_LEFT, None, monotonic())
         elif self.state is not _DONE:
-            self._done(CLIENT_LEFT, None, None)
+            self._done(CLIENT_LEFT, None, None, monotonic())
 
     def engine_down(self) -> None:
         """The engine was found unhealthy: what has not begun to answer goes elsewhere."""
@@ -428,7 +447,7 @@ class Exchange:
         if self.state is _WAITING:
             self._dispatcher.waited_too_long(self)
         elif self._paused:
-            self._answered(CLIENT_LEFT, None)
+            self._answered(CLIENT_LEFT, None, monotonic())
             self.responder.broken("the answer was not read in time", event_stream=False)
         elif self.state is _SENT:
             self._attempt_failed(UpstreamFailure("no answer in time", timed_out=True))
@@ -449,28 +468,32 @@ class Exchange:
             self._connection.resume()
             self._expect_within(self._dispatcher.idle_s)
 
-    def _leave_engine(self) -> None:
-        if self._lease is not None:
-            self.engine_s += self._lease.give_back(self._dispatcher.loop.time())
+    def _leave_engine(self, now: float) -> None:
+        lease = self._lease
+        if lease is not None:
             self._lease = None
-            self._dispatcher.left_engine(self)
+            self.engine_s += lease.give_back(now)
+            self._dispatcher.left_engine()
 
     def _drop_connection(self) -> None:
         if self._connection is not None:
             self._connection.abort()
             self._connection = None
 
-    def _done(self, status: int, usage: Usage | None, engine: EngineHandle | None) -> None:
+    def _done(
+        self, status: int, usage: Usage | None, engine: EngineHandle | None, now: float
+    ) -> None:
         """It is over; `engine` gave the answer, if one did."""
-        began, self.state = self.state, _DONE
+        streaming = self.state is _STREAMING
+        self.state = _DONE
         self.deadline = _NEVER
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._lease is not None:
-            self._leave_engine()
-        self._dispatcher.finished(self)
+        dispatcher = self._dispatcher
+        self._leave_engine(now)
+        dispatcher.finished(self)
         if self._trace is not None:
-            self._trace.end(status, first_byte=self.first_byte_s, usage=usage)
-        streaming = began is _STREAMING
-        settle(self._dispatcher, self, status, usage, engine, streaming=streaming)
+            first_byte = self.first_byte_at - self.sent_at if self.answered else None
+            self._trace.end(status, first_byte=first_byte, usage=usage)
+        settle(dispatcher, self, status, usage, engine, streaming=streaming, now=now)

@@ -15,6 +15,9 @@ class Fleet:
         """`now`: the loop's clock; engines count as down from then on until a probe passes."""
         self.engines: dict[str, EngineHandle] = {}
         self._by_model: dict[str, tuple[EngineHandle, ...]] = {}
+        self.known: dict[str | None, tuple[str, tuple[EngineHandle, ...]]] = {}
+        """What was asked for → the model meant, and the engines that serve it; of what was asked
+        for since the fleet last changed."""
         self._expected: dict[str, float] = {}
         self._config = config.model_copy(update={"engines": ()})
         self._aliases: dict[str, str] = {}
@@ -75,6 +78,12 @@ class Fleet:
         """The engines that serve a model, whatever their state."""
         return self._by_model.get(model, ())
 
+    def note(self, asked: str | None, model: str) -> None:
+        """Know at once, the next time, which model is meant, and who serves it."""
+        engines = self.serving(model)
+        if engines:
+            self.known[asked] = (model, engines)
+
     def expect(self, models: Iterable[str], now: float, until: float) -> None:
         """Engines of these models left, and others may come: requests may wait for them until
         then, on the loop's clock."""
@@ -97,4 +106,5 @@ class Fleet:
         for engine in self.engines.values():
             for name in engine.models:
                 by_model.setdefault(name, []).append(engine)
+        self.known.clear()
         self._by_model = {name: tuple(engines) for name, engines in sorted(by_model.items())}

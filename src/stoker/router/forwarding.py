@@ -11,45 +11,63 @@ _OURS = NOT_FORWARDED | {b"authorization", b"x-request-id"}
 _OURS_AND_KEY = _OURS | {b"x-api-key"}
 _TRACE = frozenset((b"traceparent", b"tracestate"))
 _BODILESS = frozenset((b"GET", b"DELETE"))
-
-
-def client_fields(request: Request, *, with_key: bool, own_trace: bool = False) -> bytes:
-    """The fields that reach every engine the request is tried on, as they are written.
-
-    `with_key`: whether the client's key is meant for the engine, not for the router;
-    `own_trace`: whether the router says itself which trace the request is part of.
-    """
-    memo = request.memo
-    fields = memo.forwarded_with_key if with_key else memo.forwarded
-    if fields is None:
-        ours = _OURS if with_key else _OURS_AND_KEY
-        if own_trace:
-            ours |= _TRACE
-        passing = end_to_end(request.headers, request.fields.get(b"connection"), ours)
-        fields = join_headers(passing)
-        if with_key:
-            memo.forwarded_with_key = fields
-        else:
-            memo.forwarded = fields
-    return b"%bx-request-id: %b\r\n" % (fields, request.id)
+# Of one client's head, those written for so many engines are remembered.
+_MOST_HEADS = 256
 
 
 def request_head(
-    engine: EngineHandle, request: Request, fields: bytes, length: int, *, with_key: bool
+    engine: EngineHandle,
+    request: Request,
+    length: int,
+    *,
+    with_key: bool,
+    trace_fields: bytes | None = None,
 ) -> bytes:
-    """The head of the request to `engine`; `fields` from `client_fields`."""
+    """The head of the request to `engine`, for a body of `length` bytes.
+
+    `with_key`: whether the client's key is meant for the engine, not for the router;
+    `trace_fields`: how the router itself says which trace the request is part of, if it does.
+    """
+    memo = request.memo
+    if memo.sent_with_key is not with_key:
+        memo.sent_with_key = with_key
+        memo.sent_heads.clear()
+    parts = memo.sent_heads.get(engine)
+    if parts is None:
+        if len(memo.sent_heads) >= _MOST_HEADS:
+            memo.sent_heads.clear()
+        own_trace = trace_fields is not None
+        parts = _parts_of_head(engine, request, with_key=with_key, own_trace=own_trace)
+        memo.sent_heads[engine] = parts
+    before_id, after_id = parts
+    if trace_fields:
+        after_id = b"\r\n%b%b" % (trace_fields, after_id[2:])
+    if not length and request.method in _BODILESS:
+        return b"%b%b%b\r\n" % (before_id, request.id, after_id)
+    return b"%b%b%bcontent-length: %d\r\n\r\n" % (before_id, request.id, after_id, length)
+
+
+def _parts_of_head(
+    engine: EngineHandle, request: Request, *, with_key: bool, own_trace: bool
+) -> tuple[bytes, bytes]:
+    """What precedes a request's id in its head to `engine`, and what follows but for the length:
+    the same for all requests with one client's head."""
+    ours = _OURS if with_key else _OURS_AND_KEY
+    if own_trace:
+        ours |= _TRACE
+    passing = end_to_end(request.headers, request.fields.get(b"connection"), ours)
     authorization = engine.authorization
     if authorization is None and with_key:
         authorization = request.fields.get(b"authorization")
-    return b"%b %b%b HTTP/1.1\r\nhost: %b\r\n%b%b%b\r\n" % (
+    before_id = b"%b %b%b HTTP/1.1\r\nhost: %b\r\n%bx-request-id: " % (
         request.method,
         engine.path_prefix,
         request.target,
         engine.host_header,
-        fields,
-        b"authorization: %b\r\n" % authorization if authorization is not None else b"",
-        b"content-length: %d\r\n" % length if length or request.method not in _BODILESS else b"",
+        join_headers(passing),
     )
+    key = b"authorization: %b\r\n" % authorization if authorization is not None else b""
+    return before_id, b"\r\n" + key
 
 
 def asks_usage(engine: EngineHandle, features: Features) -> bool:
@@ -63,7 +81,7 @@ def request_body(engine: EngineHandle, features: Features, body: bytes) -> bytes
     would not tell what it used."""
     if not features.is_json:
         return body
-    if asks_usage(engine, features):
+    if features.lacks_usage and asks_usage(engine, features):
         body = with_usage_asked(body, features.stream_options)
     if features.model is None:
         return body

@@ -40,9 +40,19 @@ _BREAKER = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN
 class Answers:
     """What one engine answered for one model."""
 
-    __slots__ = ("cached_tokens", "completion_tokens", "prompt_tokens", "statuses")
+    __slots__ = (
+        "cached_tokens",
+        "completion_tokens",
+        "first_byte",
+        "latency",
+        "prompt_tokens",
+        "statuses",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, first_byte: Histogram, latency: Histogram) -> None:
+        """The histograms are the engine's, whatever the model."""
+        self.first_byte = first_byte
+        self.latency = latency
         self.statuses: Counter[int] = Counter()
         """499 for a client that left."""
         self.prompt_tokens = self.completion_tokens = self.cached_tokens = 0
@@ -77,26 +87,29 @@ class RouterMetrics:
         model: str,
         engine: str,
         status: int,
-        first_byte_s: float,
+        first_byte_s: float | None,
         total_s: float,
         usage: Usage | None,
     ) -> None:
         """An engine's answer has gone to the client, as far as it came; `usage` if it told."""
-        labels = (model, engine)
-        answers = self.answers.get(labels)
-        if answers is None:
-            answers = self.answers[labels] = Answers()
+        answers = self.answers.get((model, engine)) or self._answers(model, engine)
         answers.statuses[status] += 1
         if usage is not None:
             answers.prompt_tokens += usage.prompt_tokens
             answers.completion_tokens += usage.completion_tokens
             answers.cached_tokens += usage.cached_tokens
-        first_byte, latency = self.first_byte.get(engine), self.latency.get(engine)
-        if first_byte is None or latency is None:
-            first_byte = self.first_byte[engine] = Histogram(_LATENCY)
-            latency = self.latency[engine] = Histogram(_LATENCY)
-        first_byte.observe(first_byte_s)
-        latency.observe(total_s)
+        if first_byte_s is not None:
+            answers.first_byte.observe(first_byte_s)
+        answers.latency.observe(total_s)
+
+    def _answers(self, model: str, engine: str) -> Answers:
+        """A new entry of `answers`."""
+        if engine not in self.latency:
+            self.first_byte[engine] = Histogram(_LATENCY)
+            self.latency[engine] = Histogram(_LATENCY)
+        answers = Answers(self.first_byte[engine], self.latency[engine])
+        self.answers[model, engine] = answers
+        return answers
 
 
 class RouterCollector(Collector):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import IntEnum
 from typing import TYPE_CHECKING, Protocol
 
@@ -13,7 +13,11 @@ import msgspec
 
 from stoker.errors import InvalidRequest
 from stoker.router.config import Ability
+from stoker.router.long_strings import WORTH_BYTES, Shortened, has_mark, shorten
 from stoker.router.wire import Headers
+
+if TYPE_CHECKING:
+    from stoker.router.engines.handle import EngineHandle
 
 BYTES_PER_TOKEN = 4
 """English text in a common vocabulary; only ever used to weigh requests against each other."""
@@ -66,19 +70,19 @@ class HeadMemo:
     __slots__ = (
         "digest",
         "features",
-        "forwarded",
-        "forwarded_with_key",
         "goes_to_engine",
         "multipart",
+        "sent_heads",
+        "sent_with_key",
     )
 
     def __init__(self) -> None:
         self.digest: bytes | None = None
         """SHA-256 of the key it brings; empty without one."""
-        self.forwarded: bytes | None = None
-        """The fields for engines, as they are written,"""
-        self.forwarded_with_key: bytes | None = None
-        """and where a client's key is meant for the engine."""
+        self.sent_heads: dict[EngineHandle, tuple[bytes, bytes]] = {}
+        """What `forwarding.request_head` made of it, for each engine,"""
+        self.sent_with_key = False
+        """and whether the client's key is in it."""
         self.goes_to_engine = False
         """Whether it is known to be for an engine, and not for a service of the router's own."""
         self.features: Features | None = None
@@ -144,7 +148,7 @@ class Request:
         other.http11 = self.http11
         other.keep_alive = self.keep_alive
         given = self.given_id if b"x-request-id" in self.fields else b""
-        other.id = given or new_request_id()
+        other.id = given or b"%b%08x" % (_id_prefix, next(_id_numbers))
         other.upload = None
         other.on_behalf_of = None
         other.memo = self.memo
@@ -197,6 +201,8 @@ _options_decoder = msgspec.json.Decoder(_StreamOptions)
 _STREAMS_CHUNKS = frozenset((b"/v1/chat/completions", b"/v1/completions"))
 """Routes whose streams tell what was used only when asked."""
 _WRITES_NOTHING = frozenset((b"/v1/embeddings", b"/v1/rerank", b"/v1/score", b"/tokenize"))
+_LISTS = (b'["', b"[[")
+"""How lists of prompts begin."""
 _WHERE = re.compile(r" - at `\$\.?([^`]*)`")
 
 
@@ -318,8 +324,67 @@ def read_features(request: Request) -> Features:
         return features
     if not request.body:
         return features
+    text_of: Callable[[msgspec.Raw], bytes] = bytes
+    body = shortened = None
+    if len(request.body) >= WORTH_BYTES:
+        shortened = shorten(request.body)
+    if shortened is not None:
+        body = _decode_shortened(shortened)
+        text_of = shortened.whole
+    if body is None:
+        body, text_of = _decode(request.body), bytes
+    features.is_json = True
+    features.model = features.asked_model = body.model
+    if body.stream:
+        features.stream = True
+    if body.user:
+        features.user = body.user
+        if not features.caller:
+            features.caller = body.user
+    if body.previous_response_id is not None:
+        features.stored = True
+    most = body.max_tokens
+    if most is None:
+        most = body.max_completion_tokens
+        if most is None:
+            most = body.max_output_tokens
+    if most is not None:
+        if most < 0:
+            most = 0
+        features.max_tokens = most
+        if features.output_tokens:
+            features.output_tokens = most
+    if body.n is not _NONE and (n := bytes(body.n)).isdigit():
+        features.answers = max(1, min(int(n[:6]), 1000))
+    if features.stream and request.path in _STREAMS_CHUNKS:
+        options = body.stream_options
+        _read_stream_options(features, None if options is _NONE else text_of(options))
+    preamble = prompt = b""
+    for part in (body.system, body.instructions, body.tools):
+        if part is not _NONE:
+            preamble += text_of(part)
+    if preamble:
+        features.preamble = preamble
+    for part in (body.messages, body.prompt, body.input):
+        if part is not _NONE:
+            features.prompt = prompt = text_of(part)
+            if prompt.startswith(_LISTS):
+                features.answers *= _items(prompt)
+            break
+    features.prompt_tokens = (len(preamble) + len(prompt)) // BYTES_PER_TOKEN + 1
+    if body.tools is not _NONE:
+        features.has_tools = text_of(body.tools) not in (b"null", b"[]")
+    if body.response_format is not _NONE:
+        features.has_schema = b"json_schema" in text_of(body.response_format)
+    if body.structured_outputs is not _NONE:
+        features.has_schema = text_of(body.structured_outputs) != b"null"
+    return features
+
+
+def _decode(body: bytes) -> _Body:
+    """Raises `InvalidRequest`."""
     try:
-        body = _decoder.decode(request.body)
+        return _decoder.decode(body)
     except msgspec.ValidationError as error:
         found = _WHERE.search(str(error))
         field = found[1] if found else None
@@ -328,44 +393,18 @@ def read_features(request: Request) -> Features:
         raise InvalidRequest(f"{where}{reason}", param=field or None) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest(f"the body is not valid JSON: {error}") from None
-    features.is_json = True
-    features.model = features.asked_model = body.model
-    if body.stream:
-        features.stream = True
-    features.user = body.user
-    if body.previous_response_id is not None:
-        features.stored = True
-    if body.user and not features.caller:
-        features.caller = body.user
-    most = _first(body.max_tokens, body.max_completion_tokens, body.max_output_tokens)
-    if most is not None:
-        features.max_tokens = most
-        if features.output_tokens:
-            features.output_tokens = most
-    if body.n is not _NONE and (n := bytes(body.n)).isdigit():
-        features.answers = max(1, min(int(n[:6]), 1000))
-    if features.stream and request.path in _STREAMS_CHUNKS:
-        _read_stream_options(features, body.stream_options)
-    preamble = b""
-    for part in (body.system, body.instructions, body.tools):
-        if part is not _NONE:
-            preamble += bytes(part)
-    features.preamble = preamble
-    prompt = b""
-    for part in (body.messages, body.prompt, body.input):
-        if part is not _NONE:
-            features.prompt = prompt = bytes(part)
-            if prompt.startswith((b'["', b"[[")):
-                features.answers *= _items(prompt)
-            break
-    features.prompt_tokens = (len(preamble) + len(prompt)) // BYTES_PER_TOKEN + 1
-    if body.tools is not _NONE:
-        features.has_tools = bytes(body.tools) not in (b"null", b"[]")
-    if body.response_format is not _NONE:
-        features.has_schema = b"json_schema" in bytes(body.response_format)
-    if body.structured_outputs is not _NONE:
-        features.has_schema = bytes(body.structured_outputs) != b"null"
-    return features
+
+
+def _decode_shortened(shortened: Shortened) -> _Body | None:
+    """None where it takes the whole text: something is wrong in it, or a long string in a field
+    that routing goes by."""
+    try:
+        body = _decoder.decode(shortened.text)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    if has_mark(body.model) or has_mark(body.user) or has_mark(body.previous_response_id):
+        return None
+    return body
 
 
 def _items(prompt: bytes) -> int:
@@ -376,13 +415,10 @@ def _items(prompt: bytes) -> int:
         return 1
 
 
-def _read_stream_options(features: Features, options: msgspec.Raw) -> None:
+def _read_stream_options(features: Features, options: bytes | None) -> None:
     """Whether the client asked for the usage. What it asked for wrongly, the engine shall judge."""
-    if options is _NONE:
-        features.lacks_usage = True
-        return
-    features.stream_options = bytes(options)
-    if features.stream_options == b"null":
+    features.stream_options = options
+    if options is None or options == b"null":
         features.lacks_usage = True
         return
     try:
@@ -423,10 +459,3 @@ def with_usage_asked(body: bytes, options: bytes | None) -> bytes:
     inner["include_usage"] = msgspec.Raw(b"true")
     fields["stream_options"] = msgspec.Raw(msgspec.json.encode(inner))
     return msgspec.json.encode(fields)
-
-
-def _first(*values: int | None) -> int | None:
-    for value in values:
-        if value is not None:
-            return max(value, 0)
-    return None

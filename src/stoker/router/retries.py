@@ -23,17 +23,19 @@ class RetryBudget:
     what steady traffic saves up lets it move the work of an engine that dies.
     """
 
-    __slots__ = ("_balance", "_share")
+    __slots__ = ("_balance", "_share", "requests")
 
     def __init__(self, share: float) -> None:
         self._share = share
         self._balance = _RESERVE if share > 0 else 0.0
-
-    def pay_in(self) -> None:
-        if self._balance < _LIMIT:
-            self._balance += self._share
+        self.requests = 0
+        """Those that came since the last retry; whoever takes one in adds it."""
 
     def take(self) -> bool:
+        """Take a retry out, if there is one."""
+        if self.requests:
+            self._balance = min(self._balance + self.requests * self._share, _LIMIT)
+            self.requests = 0
         if self._balance < 1.0:
             return False
         self._balance -= 1.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from time import monotonic
 from typing import TYPE_CHECKING
 
 from stoker.router.engines.handle import EngineHandle
@@ -29,27 +28,39 @@ def settle(
     engine: EngineHandle | None,
     *,
     streaming: bool,
+    now: float,
 ) -> None:
-    """Account for an exchange that is over, with its key and in the access log.
+    """Account for an exchange that is over: in the metrics, with its key, in the access log.
 
     `engine` gave the answer, if one did, and told the `usage`, if it did; `streaming`: whether
-    the client had seen the beginning of the answer before it was whole.
+    the client had seen the beginning of the answer before it was whole; `now` on the monotonic
+    clock.
     """
-    grant = exchange.grant
-    if grant is not None:
+    grant, features, reason = exchange.grant, exchange.features, exchange.reason
+    total_s = now - exchange.submitted_at
+    first_byte_s = exchange.first_byte_at - exchange.sent_at if exchange.answered else None
+    model = features.model
+    name = None
+    if engine is not None:
+        name = engine.name
+        dispatcher.metrics.answered(model or "-", name, status, first_byte_s, total_s, usage)
+    if grant is not None and usage is not None and status < 400 and features.answers == 1:
+        seconds = exchange.engine_s if engine is not None else 0.0
+        dispatcher.ledger.settle(grant, features, engine, _ANSWERED, usage, seconds=seconds)
+    elif grant is not None:
         _charge(dispatcher, exchange, grant, status, usage, engine, streaming=streaming)
     access_log = dispatcher.access_log
     if access_log is not None:
         access_log.note(
             exchange.request.id,
             grant.account.name if grant is not None else "",
-            exchange.features.model,
-            engine.name if engine is not None else None,
-            exchange.reason,
+            model,
+            name,
+            reason,
             status,
             usage,
-            exchange.first_byte_s,
-            monotonic() - exchange.submitted_at,
+            first_byte_s,
+            total_s,
         )
 
 
@@ -97,7 +108,7 @@ def _guess(exchange: Exchange, engine: EngineHandle, *, streaming: bool) -> Usag
     features = exchange.features
     if streaming and exchange.is_stream:
         written = exchange.events
-    elif exchange.first_byte_s is not None:
+    elif exchange.answered:
         written = exchange.held_bytes // BYTES_PER_TOKEN
     else:
         written = int((engine.decode_rate or 0.0) * exchange.engine_s)

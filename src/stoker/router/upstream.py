@@ -68,7 +68,11 @@ class ResponseHead:
 
 
 class Receiver(Protocol):
-    """Whoever waits for an engine's answer. `on_end` or `on_failed` comes last, once."""
+    """Whoever waits for an engine's answer. `on_end` or `on_failed` comes last, once; or nothing
+    but `on_answer`."""
+
+    def on_answer(self, head: ResponseHead, body: bytes) -> None:
+        """An answer that came whole; its connection is already free for the next request."""
 
     def on_head(self, head: ResponseHead) -> None: ...
     def on_body(self, chunk: bytes) -> None: ...
@@ -117,8 +121,7 @@ class UpstreamConnection(asyncio.Protocol):
         if len(body) < 65536:
             self._transport.write(head + body)
         else:
-            self._transport.write(head)
-            self._transport.write(body)
+            self._transport.writelines((head, body))
 
     @property
     def answered(self) -> bool:
@@ -146,6 +149,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(0)  # as for clients: what is written leaves at once
 
     def data_received(self, data: bytes) -> None:
         receiver = self._receiver
@@ -156,12 +160,9 @@ class UpstreamConnection(asyncio.Protocol):
         if known is not None and not self._answered:
             found = known.body_of(data)
             if found is not None and len(data) - found[0] == found[1]:
-                self._answered = True
-                receiver.on_head(known.meaning)
-                if found[1] and self._receiver is receiver:
-                    receiver.on_body(data[found[0] :])
-                if self._receiver is receiver:
-                    self._finish(reusable=not self._last)
+                self._receiver = None
+                self._free(reusable=not self._last)
+                receiver.on_answer(known.meaning, data[found[0] :])
                 return
         alone = not self._answered
         self._answered = True
@@ -243,16 +244,20 @@ class UpstreamConnection(asyncio.Protocol):
     def _finish(self, *, reusable: bool) -> None:
         receiver, self._receiver = self._receiver, None
         self._complete = self._in_body = self._until_close = False
-        self.reused = True
-        transport = self._transport
         if self._paused:
             self.resume()  # whoever has it next waits for an answer
+        self._free(reusable=reusable)
+        if receiver is not None:
+            receiver.on_end()
+
+    def _free(self, *, reusable: bool) -> None:
+        """Its answer is over: let the next request have it, or close it."""
+        self.reused = True
+        transport = self._transport
         if reusable and transport is not None and not transport.is_closing():
             self.pool.give_back(self)
         elif transport is not None:
             transport.close()
-        if receiver is not None:
-            receiver.on_end()
 
     def _fail(self, reason: str) -> None:
         receiver, self._receiver = self._receiver, None

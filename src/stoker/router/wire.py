@@ -33,14 +33,14 @@ HOP_BY_HOP = frozenset(
 NOT_FORWARDED = HOP_BY_HOP | {b"host", b"content-length", b"expect", b"accept-encoding"}
 NOT_RETURNED = HOP_BY_HOP | {b"content-length", b"x-request-id"}
 
-_STATUS_LINES = {
+STATUS_LINES = {
     status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode())
     for status in HTTPStatus
 }
 
 
 def status_line(status: int) -> bytes:
-    return _STATUS_LINES.get(status) or b"HTTP/1.1 %d Status\r\n" % status
+    return STATUS_LINES.get(status) or b"HTTP/1.1 %d Status\r\n" % status
 
 
 def end_to_end(

@@ -10,7 +10,7 @@ from stoker.router.policies.base import Decision
 from stoker.router.policies.cache_model import CacheModel
 from stoker.router.policies.cost import Cost
 from stoker.router.policies.prefix import Prefix
-from stoker.router.policies.prompt_blocks import BLOCK_BYTES, block_hashes, tokens_in
+from stoker.router.policies.prompt_blocks import BLOCK_BYTES, TOKENS_IN, block_hashes
 
 from .fleets import chat, engine, fleet
 
@@ -53,7 +53,7 @@ def test_a_match_is_the_longest_common_run_of_blocks(prompts: list[str], limit: 
                     break
                 run += 1
             expected = max(expected, run)
-        assert caches.match(features, [first, second]) == [tokens_in(expected), 0]
+        assert caches.match(features, [first, second]) == [TOKENS_IN[expected], 0]
         caches.add(features, first)
         sent.append(block_hashes(features))
 
@@ -71,7 +71,7 @@ def test_a_prefix_outlives_what_follows_it() -> None:
     long = chat("a" * BLOCK_BYTES * 8)
     caches.add(long, one)
     caches.add(chat("b" * BLOCK_BYTES * 4), one)
-    assert 0 < caches.match(long, [one])[0] < tokens_in(len(block_hashes(long)))
+    assert 0 < caches.match(long, [one])[0] < TOKENS_IN[len(block_hashes(long))]
 
 
 def test_a_forgotten_engine_knows_nothing_and_learns_anew() -> None:
@@ -80,7 +80,7 @@ def test_a_forgotten_engine_knows_nothing_and_learns_anew() -> None:
     for one in engines:
         caches.add(features, one)
     caches.forget(engines[0])
-    tokens = tokens_in(len(block_hashes(features)))
+    tokens = TOKENS_IN[len(block_hashes(features))]
     assert caches.match(features, engines) == [0, tokens]
     caches.add(features, engines[0])
     assert caches.match(features, engines) == [tokens, tokens]
@@ -183,7 +183,7 @@ def test_a_modelled_cache_is_counted_right(sent: list[tuple[str, int]]) -> None:
         caches.add(features, one)
         [held] = caches.match(features, [one])
         count = len(block_hashes(features))
-        fitting = (tokens_in(depth) for depth in range(count, -1, -1))
+        fitting = (TOKENS_IN[depth] for depth in range(count, -1, -1))
         assert held == next(tokens for tokens in fitting if tokens <= blocks * 16)
 
 

@@ -5,19 +5,25 @@ from __future__ import annotations
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 from stoker.errors import ConfigError
 from stoker.router.config import Breaker, EngineConfig, EngineKind, Health
-from stoker.router.engines.breaker import CircuitBreaker
+from stoker.router.engines.breaker import BreakerState, CircuitBreaker
 from stoker.router.engines.health import HealthState
 from stoker.router.engines.load import EngineLoad
 from stoker.router.engines.meter import Meter
 from stoker.router.engines.tariff import Tariff
 
+if TYPE_CHECKING:
+    from stoker.router.upstream import Pool
+
 # After a failed connection an engine is chosen last, this long at first, doubling up to the limit.
 _SUSPECT_S = 0.1
 _SUSPECT_LIMIT_S = 5.0
+# A member read from its Enum costs ten times as much as a name of the module.
+_CLOSED = BreakerState.CLOSED
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +117,7 @@ class EngineHandle:
         "output_tokens_in_flight",
         "own_share",
         "path_prefix",
+        "pool",
         "price",
         "prompt_tokens_in_flight",
         "speed",
@@ -127,6 +134,8 @@ class EngineHandle:
         self.host_header = self.address.host_header.encode("ascii")
         self.path_prefix = quote(self.address.path, safe="/%").encode()
         self.authorization = b"Bearer " + config.api_key.encode() if config.api_key else None
+        self.pool: Pool | None = None
+        """Its connections, once there has been one; its dispatcher's."""
         self.capacity = config.capacity
         self.declared_models: Mapping[str, str] = dict(config.models)
         """The router's name for each model → the engine's own; empty: whatever it lists."""
@@ -212,7 +221,9 @@ class EngineHandle:
         can be told before."""
         if self.in_flight == 0:
             self.meter.work_began(now)
-        self.share(now)
+        else:
+            self._share_s += (now - self._shared_at) / self.in_flight
+        self._shared_at = now
         self.in_flight += 1
         self.in_flight_everywhere += 1
         self.prompt_tokens_in_flight += prompt_tokens
@@ -236,7 +247,7 @@ class EngineHandle:
             and not self.draining
             and self.hold_until <= now
             and self.suspect_until <= now
-            and self.breaker.allows(now)
+            and (self.breaker.state is _CLOSED or self.breaker.allows(now))
         )
 
     def trusted(self, now: float) -> bool:

@@ -21,7 +21,8 @@ class Meter:
         self.tokens_per_s: float | None = None
         self._busy_since: float | None = None
         self._busy_s = 0.0
-        self._tokens = 0
+        self.tokens = 0
+        """Generated since the last measurement; whoever knows of more adds them."""
 
     def work_began(self, now: float) -> None:
         """The engine has its first request."""
@@ -33,9 +34,6 @@ class Meter:
             self._busy_s += now - self._busy_since
             self._busy_since = None
 
-    def generated(self, tokens: int) -> None:
-        self._tokens += tokens
-
     def update(self, now: float) -> None:
         """Take what happened since the last call into the average."""
         if self._busy_since is not None:
@@ -43,13 +41,13 @@ class Meter:
             self._busy_since = now
         if self._busy_s < _ENOUGH_S:
             return
-        rate = self._tokens / self._busy_s
+        rate = self.tokens / self._busy_s
         if self.tokens_per_s is None:
-            if self._tokens:
+            if self.tokens:
                 self.tokens_per_s = rate
         else:
             weight = 1.0 - math.exp2(-self._busy_s / _HALF_LIFE_S)
             self.tokens_per_s += weight * (rate - self.tokens_per_s)
-        if self._tokens or self.tokens_per_s is not None:
+        if self.tokens or self.tokens_per_s is not None:
             self._busy_s = 0.0
-            self._tokens = 0
+            self.tokens = 0

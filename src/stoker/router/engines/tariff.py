@@ -8,15 +8,15 @@ from stoker.router.config import Price
 class Tariff:
     """The same figures as a `Price` of the configuration, for one token and one second."""
 
-    __slots__ = ("_cached_input", "_input", "_output", "_second", "per_hour")
+    __slots__ = ("cached_input", "input", "output", "per_hour", "second")
 
     def __init__(self, price: Price) -> None:
         cached = price.cached_input_per_million
         self.per_hour = price.per_hour
-        self._input = price.input_per_million / 1e6
-        self._cached_input = self._input if cached is None else cached / 1e6
-        self._output = price.output_per_million / 1e6
-        self._second = price.per_hour / 3600
+        self.input = price.input_per_million / 1e6
+        self.cached_input = self.input if cached is None else cached / 1e6
+        self.output = price.output_per_million / 1e6
+        self.second = price.per_hour / 3600
 
     def of(
         self, prompt_tokens: int, output_tokens: int, seconds: float, cached_tokens: int = 0
@@ -24,8 +24,8 @@ class Tariff:
         """The price of so much work; `seconds` of the whole engine's time. `cached_tokens` of
         the prompt had been computed before."""
         return (
-            (prompt_tokens - cached_tokens) * self._input
-            + cached_tokens * self._cached_input
-            + output_tokens * self._output
-            + seconds * self._second
+            (prompt_tokens - cached_tokens) * self.input
+            + cached_tokens * self.cached_input
+            + output_tokens * self.output
+            + seconds * self.second
         )

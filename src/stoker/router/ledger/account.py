@@ -10,7 +10,7 @@ from stoker.router.ledger.window import Window
 class Account:
     """A key, by its name; it outlives a change of the key's limits."""
 
-    __slots__ = ("limits", "models", "name", "purse", "requests", "tokens")
+    __slots__ = ("limited", "limits", "models", "name", "purse", "requests", "tokens")
 
     def __init__(self, name: str, limits: KeyLimits) -> None:
         self.name = name
@@ -20,6 +20,8 @@ class Account:
         self.requests: Window | None = None
         self.tokens: Window | None = None
         """Windows of what this router let through."""
+        self.limited = False
+        """Whether it has limits per minute."""
         self.purse: Purse | None = None
         self.set_limits(limits)
 
@@ -29,17 +31,13 @@ class Account:
         self.models = limits.models
         self.requests = _window(self.requests, limits.requests_per_minute)
         self.tokens = _window(self.tokens, limits.tokens_per_minute)
+        self.limited = self.requests is not None or self.tokens is not None
         if limits.budget.per_day is None and limits.budget.per_month is None:
             self.purse = None
         elif self.purse is None:
             self.purse = Purse(limits.budget)
         else:
             self.purse.set_budget(limits.budget)
-
-    @property
-    def limited(self) -> bool:
-        """Whether it has limits per minute."""
-        return self.requests is not None or self.tokens is not None
 
     def may_use(self, model: str | None, asked: str | None) -> bool:
         """Whether it may use a model, under its own name or the one the client asked for."""

@@ -60,20 +60,21 @@ class Book:
     """Tallies that are not written down yet, and the totals since the start."""
 
     def __init__(self) -> None:
-        self._fresh: Entries = {}
+        self.fresh: Entries = {}
+        """What was added since `take`."""
         self._totals: dict[tuple[str, str, str], Tally] = {}
 
     def tally(self, day: int, key: str, model: str, engine: str) -> Tally:
         """Where to add a request."""
         entry = (day, key, model, engine)
-        tally = self._fresh.get(entry)
+        tally = self.fresh.get(entry)
         if tally is None:
-            tally = self._fresh[entry] = Tally()
+            tally = self.fresh[entry] = Tally()
         return tally
 
     def take(self) -> Entries:
         """What was added since the last time."""
-        entries, self._fresh = self._fresh, {}
+        entries, self.fresh = self.fresh, {}
         for (_, key, model, engine), tally in entries.items():
             self._totals.setdefault((key, model, engine), Tally()).add(tally)
         return entries
@@ -83,7 +84,7 @@ class Book:
         totals: dict[tuple[str, str, str], Tally] = {}
         for (key, model, engine), tally in [
             *self._totals.items(),
-            *((entry[1:], tally) for entry, tally in self._fresh.items()),
+            *((entry[1:], tally) for entry, tally in self.fresh.items()),
         ]:
             totals.setdefault((key, model, engine), Tally()).add(tally)
         return totals

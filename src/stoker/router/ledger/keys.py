@@ -47,12 +47,13 @@ class Keyring:
     def __init__(self) -> None:
         self.anonymous = Account(ANONYMOUS, KeyLimits(admin=True))
         self._accounts: dict[str, Account] = {}
-        self._by_digest: dict[bytes, Account] = {}
+        self.by_digest: dict[bytes, Account] = {}
+        """The account of each key, by `digest_of` the key."""
         self._configured: tuple[KeyConfig, ...] = ()
         self._stored: tuple[KeyConfig, ...] = ()
 
     def __len__(self) -> int:
-        return len(self._by_digest)
+        return len(self.by_digest)
 
     def accounts(self) -> Iterable[Account]:
         return self._accounts.values()
@@ -66,11 +67,7 @@ class Keyring:
 
         Looked up by its hash, so the time it takes tells nothing about other keys.
         """
-        return self.with_digest(digest_of(key))
-
-    def with_digest(self, digest: bytes) -> Account | None:
-        """The account of the key that `digest_of` made this of."""
-        return self._by_digest.get(digest)
+        return self.by_digest.get(digest_of(key))
 
     def set_configured(self, keys: Iterable[KeyConfig]) -> None:
         """The keys in `stoker.yaml`; they go before stored ones of the same name."""
@@ -89,7 +86,7 @@ class Keyring:
     def _index(self) -> None:
         keys = {key.name: key for key in (*self._stored, *self._configured)}
         accounts = {}
-        self._by_digest = {}
+        self.by_digest = {}
         for name, key in keys.items():
             account = self._accounts.get(name)
             if account is None:
@@ -97,5 +94,5 @@ class Keyring:
             elif account.limits != key:
                 account.set_limits(key)
             accounts[name] = account
-            self._by_digest[bytes.fromhex(key.hash.removeprefix("sha256:"))] = account
+            self.by_digest[bytes.fromhex(key.hash.removeprefix("sha256:"))] = account
         self._accounts = accounts

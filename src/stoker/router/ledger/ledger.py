@@ -77,11 +77,11 @@ class Ledger:
         """Whose request it is. Raises `ApiError` (401) where a key is needed and none is known."""
         if request.on_behalf_of is not None:
             account = self.keyring.account(request.on_behalf_of)
-        elif self.required or len(self.keyring):
+        elif self.required or self.keyring.by_digest:
             digest = request.memo.digest
             if digest is None:
                 digest = request.memo.digest = digest_of(presented(request.fields))
-            account = self.keyring.with_digest(digest)
+            account = self.keyring.by_digest.get(digest)
         else:
             return self.keyring.anonymous
         if account is not None:
@@ -99,10 +99,15 @@ class Ledger:
 
     def admit(self, account: Account, features: Features, engines: Iterable[EngineHandle]) -> Grant:
         """Let a request in by this router's own count, or raise `ApiError` (429)."""
-        cost = self.reserve_money(account, features, engines)
-        grant = Grant(account, features.estimated_tokens, cost, self._clock())
+        now, cost = self._clock(), 0.0
+        if account.purse is not None:
+            cost = self.estimate(features, engines)
+            refusal = account.purse.reserve(cost, self.wall_clock())
+            if refusal is not None:
+                raise insufficient_quota(account, *refusal)
+        grant = Grant(account, features.estimated_tokens, cost, now)
         if self.shared is None or not self.asks_others(account):
-            self._take(grant)
+            self._take(grant, now)
         return grant
 
     def asks_others(self, account: Account) -> bool:
@@ -118,7 +123,7 @@ class Ledger:
         try:
             shared = await self.shared.take(account, grant.tokens)
         except RedisAway:
-            self._take(grant)
+            self._take(grant, self._clock())
             return
         if not shared.granted:
             self.release(grant)
@@ -131,9 +136,9 @@ class Ledger:
             if window is not None:
                 window.note(amount, grant.second)
 
-    def _take(self, grant: Grant) -> None:
+    def _take(self, grant: Grant, now: float) -> None:
         """Take a request from this router's own windows, or raise `ApiError` (429)."""
-        account, now = grant.account, self._clock()
+        account = grant.account
         grant.second = now
         requests, tokens = account.requests, account.tokens
         if requests is not None and not requests.take(1, now):
@@ -143,20 +148,6 @@ class Ledger:
                 requests.correct(-1, now, now)
             raise self._over(account, grant, requests, tokens, now)
 
-    def reserve_money(
-        self, account: Account, features: Features, engines: Iterable[EngineHandle]
-    ) -> float:
-        """Set aside what a request may cost, or raise `ApiError` (429)."""
-        purse = account.purse
-        if purse is None:
-            return 0.0
-        cost = self.estimate(features, engines)
-        refusal = purse.refusal(cost, self.wall_clock())
-        if refusal is not None:
-            raise insufficient_quota(account, *refusal)
-        purse.reserved += cost
-        return cost
-
     def estimate(self, features: Features, engines: Iterable[EngineHandle]) -> float:
         """What a request may cost on the dearest of `engines`: by its tokens, or by the time they
         would take it."""
@@ -165,11 +156,10 @@ class Ledger:
         for engine in engines:
             price = engine.price
             if price is not None:
-                seconds = 0.0
+                estimate = read * price.input + written * price.output
                 if price.per_hour:
                     rate = engine.decode_rate
-                    seconds = written / rate if rate else 0.0
-                estimate = price.of(read, written, seconds)
+                    estimate += written / rate * price.second if rate else 0.0
                 if estimate > cost:
                     cost = estimate
         return cost
@@ -195,7 +185,7 @@ class Ledger:
     def limit_lines(self, grant: Grant) -> bytes:
         """What an answer says of its key's limits, as it is written."""
         account, shared = grant.account, grant.shared
-        if account.requests is None and account.tokens is None:
+        if not account.limited:
             return b""
         if shared is not None:
             return limit_lines(shared.requests, shared.tokens, shared.now)
@@ -238,7 +228,10 @@ class Ledger:
                 self.shared.correct(account, int(grant.shared.now), took - grant.tokens)
         model = features.model or "-"
         name = engine.name if engine is not None else "-"
-        tally = self.book.tally(int(self.wall_clock() // DAY_S), account.name, model, name)
+        day, book = int(self.wall_clock() // DAY_S), self.book
+        tally = book.fresh.get((day, account.name, model, name))
+        if tally is None:
+            tally = book.tally(day, account.name, model, name)
         tally.requests += 1
         if outcome is _ANSWERED:
             pass

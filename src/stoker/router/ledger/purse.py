@@ -67,7 +67,7 @@ class Purse:
 
     def refusal(self, cost: float, now: float) -> tuple[str, float] | None:
         """Why `cost` more cannot be spent now, and when it could, in seconds; None if it can."""
-        period = self._turn(now) if now >= self._until else self._period
+        period = self._turn(now)
         committed = self.fresh + self.leaving + self.reserved
         if self.stored_day + self.stored_month + committed + cost < self._least:
             return None  # far from any limit
@@ -88,6 +88,17 @@ class Purse:
             else:
                 continue
             return why, end * DAY_S - now
+        return None
+
+    def reserve(self, cost: float, now: float) -> tuple[str, float] | None:
+        """Set `cost` aside, or say why not, as `refusal` does."""
+        committed = self.fresh + self.leaving + self.reserved + cost
+        near = self.stored_day + self.stored_month + committed >= self._least
+        if near or now >= self._until:
+            refusal = self.refusal(cost, now)
+            if refusal is not None:
+                return refusal
+        self.reserved += cost
         return None
 
     def leave(self) -> None:

@@ -81,14 +81,16 @@ def rate_limited(
 def limit_lines(requests: Window | None, tokens: Window | None, now: float) -> bytes:
     """OpenAI's `x-ratelimit-…` fields, as they are written: how much is left of a minute's
     limits, and when they will be whole again."""
-    lines = b""
-    if requests is not None:
-        left, seconds = requests.left(now)
-        lines = _REQUESTS % (requests.limit, left, _RESETS[math.ceil(seconds)])
-    if tokens is not None:
-        left, seconds = tokens.left(now)
-        lines += _TOKENS % (tokens.limit, left, _RESETS[math.ceil(seconds)])
-    return lines
+    if requests is None:
+        return b"" if tokens is None else _TOKENS % _figures(tokens, now)
+    if tokens is None:
+        return _REQUESTS % _figures(requests, now)
+    return _BOTH % (*_figures(requests, now), *_figures(tokens, now))
+
+
+def _figures(window: Window, now: float) -> tuple[int, int, bytes]:
+    left, seconds = window.left(now)
+    return window.limit, left, _RESETS[seconds]
 
 
 _REQUESTS, _TOKENS = (
@@ -97,6 +99,7 @@ _REQUESTS, _TOKENS = (
     b"x-ratelimit-reset-%b: %%b\r\n" % (name, name, name)
     for name in (b"requests", b"tokens")
 )
+_BOTH = _REQUESTS + _TOKENS
 
 
 # A window is whole again after `SECONDS` and what is left of the present second.

@@ -77,13 +77,13 @@ class Window:
                 return second + _SLOTS - now
         raise AssertionError("a window is empty after a minute")
 
-    def left(self, now: float) -> tuple[int, float]:
-        """How much is left, and how long until all of the limit is left again."""
+    def left(self, now: float) -> tuple[int, int]:
+        """How much is left, and in how many whole seconds all of the limit is left again."""
         second = int(now)
         if second > self._second:
             self._advance(second)
         left = self.limit - self.used
-        return left if left > 0 else 0, self._latest + _SLOTS - now if self.used else 0.0
+        return left if left > 0 else 0, self._latest + _SLOTS - second if self.used else 0
 
     def _put(self, second: int, amount: int) -> None:
         self._slots[second % _SLOTS] += amount

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
+
+import msgspec
 
 from stoker.router.engines.handle import EngineHandle
 from stoker.router.request import Features
 
 
-class Decision(NamedTuple):
+class Decision(msgspec.Struct, frozen=True):
     """The engine chosen, and the reason in a few words (sent as `x-stoker-reason`)."""
 
     engine: EngineHandle

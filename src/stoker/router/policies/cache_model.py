@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from stoker.router.engines.handle import EngineHandle
-from stoker.router.policies.prompt_blocks import block_hashes, tokens_in
+from stoker.router.policies.prompt_blocks import TOKENS_IN, block_hashes
 from stoker.router.request import Features
 
 UNKNOWN_TOKENS = 1 << 20
@@ -32,8 +32,18 @@ class CacheModel:
 
     def match(self, features: Features, engines: Sequence[EngineHandle]) -> list[int]:
         """For each of `engines`, how many of the prompt's first tokens it may hold."""
-        caches = self._caches
-        return [caches[engine].match(features) if engine in caches else 0 for engine in engines]
+        caches, hashes = self._caches, block_hashes(features)
+        known = []
+        for engine in engines:
+            cache, depth = caches.get(engine), 0
+            if cache is not None:
+                blocks = cache.blocks
+                for block in hashes:
+                    if block not in blocks:
+                        break
+                    depth += 1
+            known.append(TOKENS_IN[depth])
+        return known
 
     def add(self, features: Features, engine: EngineHandle) -> None:
         """The engine was sent this prompt."""
@@ -42,7 +52,10 @@ class CacheModel:
             cache = self._caches[engine] = _Cache()
         load = engine.load
         size = None if load is None else load.cache_tokens
-        cache.add(features, size or UNKNOWN_TOKENS, self._max_blocks)
+        hashes = features.block_hashes
+        if hashes is None:
+            hashes = block_hashes(features)
+        cache.add(hashes, size or UNKNOWN_TOKENS, self._max_blocks)
 
     def forget(self, engine: EngineHandle) -> None:
         """The engine's cache is gone."""
@@ -55,31 +68,22 @@ class _Cache:
     def __init__(self) -> None:
         # Not a dict: to find the first key of one whose first keys were removed takes time in
         # proportion to those.
-        self._blocks: OrderedDict[int, int] = OrderedDict()
+        self.blocks: OrderedDict[int, int] = OrderedDict()
         self._tokens = 0
 
     def __len__(self) -> int:
-        return len(self._blocks)
+        return len(self.blocks)
 
-    def match(self, features: Features) -> int:
-        blocks, depth = self._blocks, 0
-        for block in block_hashes(features):
-            if block not in blocks:
-                break
-            depth += 1
-        return tokens_in(depth)
-
-    def add(self, features: Features, size: int, max_blocks: int) -> None:
+    def add(self, hashes: Sequence[int], size: int, max_blocks: int) -> None:
         """`size` of the cache in tokens."""
-        blocks = self._blocks
-        hashes = block_hashes(features)
+        blocks = self.blocks
         # The last block first: when the oldest are dropped, a prefix outlives what follows it.
         for depth in range(len(hashes), 0, -1):
             block = hashes[depth - 1]
             if block in blocks:
                 blocks.move_to_end(block)
             else:
-                tokens = tokens_in(depth) - tokens_in(depth - 1)
+                tokens = TOKENS_IN[depth] - TOKENS_IN[depth - 1]
                 self._tokens += tokens
                 blocks[block] = tokens
         while self._tokens > size or len(blocks) > max_blocks:

@@ -29,4 +29,5 @@ class LeastInFlight(Policy):
         return Decision(best, f"least_in_flight: {best.in_flight_everywhere} of {best.capacity}")
 
     def placed(self, features: Features, engine: EngineHandle) -> None:
-        self._turns[features.model] = self._turns.get(features.model, 0) + 1
+        model, turns = features.model, self._turns
+        turns[model] = turns[model] + 1 if model in turns else 1

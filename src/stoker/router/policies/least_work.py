@@ -5,21 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stoker.router.engines.handle import EngineHandle
-from stoker.router.policies.base import Decision, Policy
+from stoker.router.policies.base import Decision
 from stoker.router.policies.least_in_flight import LeastInFlight
 from stoker.router.policies.work import queued_seconds, rates_of
 from stoker.router.request import Features
 
 
-class LeastWork(Policy):
+class LeastWork(LeastInFlight):
     """Counts what the router itself has sent, which no poll can be late with, and adds the
     pressure of the KV cache where the engine tells it. Equals are taken by requests in flight.
     """
 
     name = "least_work"
-
-    def __init__(self) -> None:
-        self._by_load = LeastInFlight()
 
     def choose(self, features: Features, engines: Sequence[EngineHandle]) -> Decision:
         seconds = [
@@ -28,8 +25,5 @@ class LeastWork(Policy):
         ]
         least = min(seconds)
         equals = [engine for engine, own in zip(engines, seconds, strict=True) if own == least]
-        chosen = self._by_load.choose(features, equals).engine
+        chosen = super().choose(features, equals).engine
         return Decision(chosen, f"least_work: {least:.2f} s of work before it")
-
-    def placed(self, features: Features, engine: EngineHandle) -> None:
-        self._by_load.placed(features, engine)

@@ -45,6 +45,5 @@ def block_hashes(features: Features) -> list[int]:
     return hashes
 
 
-def tokens_in(blocks: int) -> int:
-    """Roughly how many tokens a prompt's first so many blocks are."""
-    return _ENDS[blocks - 1] // BYTES_PER_TOKEN if blocks else 0
+TOKENS_IN = (0, *(end // BYTES_PER_TOKEN for end in _ENDS))
+"""Roughly how many tokens a prompt's first so many blocks are."""
