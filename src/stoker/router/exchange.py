@@ -65,40 +65,44 @@ _WAITING, _CONNECTING, _SENT, _STREAMING, _DONE = State
 class Exchange:
     """One request and its answer. `Dispatcher.submit` makes them."""
 
-    # What most exchanges never change is kept in the class, so that to begin one is cheap.
-    state = _WAITING
-    engine: EngineHandle | None = None
-    reason = "no engine chosen"
-    deadline = _NEVER
-    """When the present state will have lasted too long, on the loop's clock."""
-    failed_on: Sequence[EngineHandle] = ()
-    """Engines that failed this request: chosen again only when there is no other."""
-    sent_at = first_byte_at = 0.0
-    """When the present engine had the request, and when its answer began; monotonic."""
-    answered = False
-    """Whether the engine has begun to answer."""
-    is_stream = False
-    held_bytes = 0
-    """Of an answer that is not a stream: how much came before any of it was passed on."""
-    events = 0
-    """Pieces of a stream that passed: about as many as tokens."""
-    engine_s = 0.0
-    """Its share of engines' time."""
-    _lease: Lease | None = None
-    _connection: UpstreamConnection | None = None
-    _attempts = 0
-    _failures = 0
-    _unreachable_until = _NEVER
-    _timer: asyncio.TimerHandle | None = None
-    _head: ResponseHead | None = None
-    _held: Sequence[bytes] = ()
-    _discarding: UpstreamFailure | None = None
-    _elsewhere = False
-    _paused = False
-    _was_stale = False
-    _last = _before_last = _begin = b""
-    _filter: UsageFilter | None = None
-    _queued_at: float | None = None
+    __slots__ = (
+        "_attempts",
+        "_before_last",
+        "_begin",
+        "_connection",
+        "_discarding",
+        "_dispatcher",
+        "_elsewhere",
+        "_failures",
+        "_filter",
+        "_head",
+        "_held",
+        "_last",
+        "_lease",
+        "_paused",
+        "_queued_at",
+        "_timer",
+        "_trace",
+        "_unreachable_until",
+        "_was_stale",
+        "answered",
+        "deadline",
+        "engine",
+        "engine_s",
+        "events",
+        "failed_on",
+        "features",
+        "first_byte_at",
+        "grant",
+        "held_bytes",
+        "is_stream",
+        "reason",
+        "request",
+        "responder",
+        "sent_at",
+        "state",
+        "submitted_at",
+    )
 
     def __init__(
         self,
@@ -116,7 +120,40 @@ class Exchange:
         self.features = features
         self.responder = responder
         self.grant = grant
+        self.state = _WAITING
+        self.engine: EngineHandle | None = None
+        self.reason = "no engine chosen"
+        self.failed_on: Sequence[EngineHandle] = ()
+        """Engines that failed this request: chosen again only when there is no other."""
+        self.deadline = _NEVER
+        """When the present state will have lasted too long. All times are monotonic."""
         self.submitted_at = monotonic()
+        self.sent_at = self.first_byte_at = 0.0
+        """When the present engine had the request, and when its answer began."""
+        self.answered = False
+        """Whether the engine has begun to answer."""
+        self.is_stream = False
+        self.held_bytes = 0
+        """Of an answer that is not a stream: how much came before any of it was passed on."""
+        self.events = 0
+        """Pieces of a stream that passed: about as many as tokens."""
+        self.engine_s = 0.0
+        """Its share of engines' time."""
+        self._lease: Lease | None = None
+        self._connection: UpstreamConnection | None = None
+        self._attempts = 0
+        self._failures = 0
+        self._unreachable_until = _NEVER
+        self._timer: asyncio.TimerHandle | None = None
+        self._queued_at: float | None = None
+        self._head: ResponseHead | None = None
+        self._held: Sequence[bytes] = ()
+        self._discarding: UpstreamFailure | None = None
+        self._elsewhere = False
+        self._paused = False
+        self._was_stale = False
+        self._last = self._before_last = self._begin = b""
+        self._filter: UsageFilter | None = None
 
     # -- to the engine
 

@@ -359,19 +359,20 @@ def read_features(request: Request) -> Features:
     if features.stream and request.path in _STREAMS_CHUNKS:
         options = body.stream_options
         _read_stream_options(features, None if options is _NONE else text_of(options))
-    preamble = prompt = b""
-    for part in (body.system, body.instructions, body.tools):
-        if part is not _NONE:
-            preamble += text_of(part)
-    if preamble:
-        features.preamble = preamble
-    for part in (body.messages, body.prompt, body.input):
-        if part is not _NONE:
-            features.prompt = prompt = text_of(part)
-            if prompt.startswith(_LISTS):
-                features.answers *= _items(prompt)
-            break
-    features.prompt_tokens = (len(preamble) + len(prompt)) // BYTES_PER_TOKEN + 1
+    length = 0
+    part = body.messages
+    if part is _NONE:
+        part = body.input if body.prompt is _NONE else body.prompt
+    if part is not _NONE:
+        features.prompt = prompt = text_of(part)
+        length = len(prompt)
+        if prompt.startswith(_LISTS):
+            features.answers *= _items(prompt)
+    if not (body.system is _NONE and body.instructions is _NONE and body.tools is _NONE):
+        before = (body.system, body.instructions, body.tools)
+        features.preamble = b"".join([text_of(one) for one in before if one is not _NONE])
+        length += len(features.preamble)
+    features.prompt_tokens = length // BYTES_PER_TOKEN + 1
     if body.tools is not _NONE:
         features.has_tools = text_of(body.tools) not in (b"null", b"[]")
     if body.response_format is not _NONE:

@@ -63,16 +63,18 @@ _DATA = b"data:"
 
 def read_usage(body: bytes) -> Usage | None:
     """The usage of a whole answer, or of an event; None if it has none."""
-    if _USAGE not in body and _TIMINGS not in body:
+    # From the end, where it usually stands.
+    if body.rfind(_USAGE) < 0 and body.rfind(_TIMINGS) < 0:
         return None
     try:
         answer = _decoder.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
     wire = answer.usage
-    nested = answer.response or answer.message
-    if wire is None and nested is not None:
-        wire = nested.usage
+    if wire is None:
+        nested = answer.response or answer.message
+        if nested is not None:
+            wire = nested.usage
     if wire is not None:
         return _usage(wire)
     timings = answer.timings

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stoker.router.ledger.window import Window
+from stoker.router.ledger.refusals import limit_lines
+from stoker.router.ledger.window import Window, take_both
 
 
 def test_a_full_window_says_when_there_is_room() -> None:
@@ -55,3 +56,27 @@ def test_as_others_tell_it() -> None:
     window = Window(10, {100: 4, 159: 5})
     assert window.left(160.0)[0] == 1
     assert window.seconds_until(3, 160.0) == 1.0
+
+
+@given(
+    st.integers(1, 8),
+    st.integers(1, 30),
+    st.lists(st.tuples(st.floats(0, 30), st.integers(1, 9), st.integers(-9, 9)), max_size=60),
+)
+def test_two_windows_at_once_are_as_each_alone(
+    most_requests: int, most_tokens: int, steps: list[tuple[float, int, int]]
+) -> None:
+    requests, tokens = Window(most_requests), Window(most_tokens)
+    alone = Window(most_requests), Window(most_tokens)
+    now = 1000.0
+    for passed, amount, difference in steps:
+        now += passed
+        room = [one.seconds_until(n, now) == 0.0 for one, n in zip(alone, (1, amount), strict=True)]
+        assert take_both(requests, tokens, amount, now) == all(room)
+        if all(room):
+            assert alone[0].take(1, now)
+            assert alone[1].take(amount, now)
+            tokens.correct(difference, now, now)
+            alone[1].correct(difference, now, now)
+        both = limit_lines(requests, tokens, now)
+        assert both == limit_lines(alone[0], None, now) + limit_lines(None, alone[1], now)

@@ -18,7 +18,7 @@ from stoker.router.ledger.refusals import (
     model_not_allowed,
     rate_limited,
 )
-from stoker.router.ledger.window import Window
+from stoker.router.ledger.window import Window, take_both
 from stoker.router.request import Features, Request
 from stoker.router.shared.limits import Shared, SharedLimits
 from stoker.router.shared.link import RedisAway
@@ -141,6 +141,12 @@ class Ledger:
         account = grant.account
         grant.second = now
         requests, tokens = account.requests, account.tokens
+        if (
+            requests is not None
+            and tokens is not None
+            and take_both(requests, tokens, grant.tokens, now)
+        ):
+            return
         if requests is not None and not requests.take(1, now):
             raise self._over(account, grant, requests, tokens, now)
         if tokens is not None and not tokens.take(grant.tokens, now):

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from stoker.api.errors import ApiError
 from stoker.router.ledger.account import Account
-from stoker.router.ledger.window import SECONDS, Window
+from stoker.router.ledger.window import SECONDS, SLOTS, Window
 
 _RATE_LIMIT = "rate_limit_error"
 
@@ -85,7 +85,21 @@ def limit_lines(requests: Window | None, tokens: Window | None, now: float) -> b
         return b"" if tokens is None else _TOKENS % _figures(tokens, now)
     if tokens is None:
         return _REQUESTS % _figures(requests, now)
-    return _BOTH % (*_figures(requests, now), *_figures(tokens, now))
+    # The usual case: what `_figures` tells of each, in few steps.
+    second = int(now)
+    if second > requests.second:
+        requests.advance(second)
+    if second > tokens.second:
+        tokens.advance(second)
+    free, left = requests.limit - requests.used, tokens.limit - tokens.used
+    return _BOTH % (
+        requests.limit,
+        free if free > 0 else 0,
+        _RESETS[requests.latest + SLOTS - second if requests.used else 0],
+        tokens.limit,
+        left if left > 0 else 0,
+        _RESETS[tokens.latest + SLOTS - second if tokens.used else 0],
+    )
 
 
 def _figures(window: Window, now: float) -> tuple[int, int, bytes]:
