@@ -26,7 +26,7 @@ from stoker.engine.sampling_params import RequestOutputKind, SamplingParams
 from stoker.model.loader import open_model
 from stoker.model.store import resolve
 from stoker.model.tokenizer import Tokenizer
-from stoker.runner.base import Batch, CacheConfig, StepResult
+from stoker.runner.base import Batch, CacheConfig, Int32Array, StepResult
 
 MEASURED_STEPS = 100
 WEIGHT_BYTES = 96 << 20
@@ -42,12 +42,20 @@ class NullRunner:
         self._letters = np.array([tokenizer.encode(" " + c)[0] for c in "abcdefgh"], np.int32)
         self._rng = np.random.default_rng(0)
         self._weights = np.zeros(WEIGHT_BYTES // 8, np.int64)
+        self._samples = 0
         self.reads_weights = True
 
     def run(self, batch: Batch) -> StepResult:
+        self._samples = len(batch.sample)
+        return self._compute()
+
+    def run_next(self, block_tables: Int32Array | None) -> StepResult:
+        return self._compute()
+
+    def _compute(self) -> StepResult:
         if self.reads_weights:
             self._weights.max()
-        return StepResult(self._rng.choice(self._letters, len(batch.sample)))
+        return StepResult(self._rng.choice(self._letters, self._samples))
 
     def close(self) -> None:
         """Nothing to free."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,7 +119,7 @@ def batch_of(step: Step, ids: list[int], *, filling: bool) -> Batch:
     )
 
 
-def fastest(runner: CPURunner, step: Step, ids: list[int], repeats: int) -> dict[str, float]:
+def fastest(runner: CPURunner, step: Step, ids: list[int], repeats: int) -> Mapping[str, float]:
     """Seconds of each part in the fastest step, on its first thread."""
     runner.measure = False
     if step.context:
@@ -131,7 +132,7 @@ def fastest(runner: CPURunner, step: Step, ids: list[int], repeats: int) -> dict
 
 def report(
     step: Step,
-    parts: dict[str, float],
+    parts: Mapping[str, float],
     work: dict[str, Work],
     ceilings: Ceilings,
     peak: float,

@@ -119,6 +119,19 @@ void read_scores(Reader& reader, nb::handle object, Batch& batch) {
     batch.scores[i] = {rows.data()[i], targets[i], num_logprobs[i]};
 }
 
+void read_block_tables(nb::handle object, BoundBatch& bound) {
+  Array<int32_t, 2> tables;
+  if (!nb::try_cast(object, tables, false))
+    throw std::invalid_argument(
+        "batch: block_tables must be a contiguous array of int32 with 2 dimensions");
+  if (tables.shape(0) != static_cast<size_t>(bound.batch.sequences))
+    throw std::invalid_argument("batch: block_tables has " + std::to_string(tables.shape(0)) +
+                                " rows; expected " + std::to_string(bound.batch.sequences));
+  bound.block_tables = nb::borrow(object);
+  bound.batch.block_tables = tables.data();
+  bound.batch.table_width = static_cast<int>(tables.shape(1));
+}
+
 }  // namespace
 
 void bind_samples(nb::handle samples, BoundBatch& bound) {
@@ -133,19 +146,13 @@ BoundBatch bind_batch(nb::handle object) {
 
   const auto token_ids = reader.array<int32_t>(object, "token_ids");
   const auto context_lens = reader.array<int32_t>(object, "context_lens");
-  const auto block_tables = reader.array<int32_t, 2>(object, "block_tables");
   batch.tokens = static_cast<int>(token_ids.shape(0));
   batch.sequences = static_cast<int>(context_lens.shape(0));
-  batch.table_width = static_cast<int>(block_tables.shape(1));
   batch.token_ids = token_ids.data();
   batch.context_lens = context_lens.data();
-  batch.block_tables = block_tables.data();
   batch.query_starts =
       reader.column<int32_t>(object, "query_starts", context_lens.shape(0) + 1);
-  if (block_tables.shape(0) != context_lens.shape(0))
-    throw std::invalid_argument("batch: block_tables has " +
-                                std::to_string(block_tables.shape(0)) + " rows; expected " +
-                                std::to_string(context_lens.shape(0)));
+  read_block_tables(object.attr("block_tables"), bound);
 
   if (!object.attr("block_copies").is_none()) {
     const auto copies = reader.array<int32_t, 2>(object, "block_copies");
@@ -160,7 +167,29 @@ BoundBatch bind_batch(nb::handle object) {
 
   read_samples(reader, object.attr("sample"), batch);
   if (!object.attr("score").is_none()) read_scores(reader, object.attr("score"), batch);
+  bound.before_sampling = object.attr("before_sampling");
   return bound;
+}
+
+void advance(BoundBatch& bound, nb::handle block_tables) {
+  Batch& batch = bound.batch;
+  const auto sequences = static_cast<size_t>(batch.sequences);
+  const bool goes_on = batch.tokens == batch.sequences && bound.sampled.size() == sequences &&
+                       batch.extras.empty() && batch.scores.empty() && batch.embeds == 0;
+  if (!goes_on)
+    throw std::invalid_argument(
+        "a batch goes on only after it was run, and with one token and one sample of each sequence "
+        "and nothing else");
+  if (!block_tables.is_none()) read_block_tables(block_tables, bound);
+  if (bound.context_lens.empty())
+    bound.context_lens.assign(batch.context_lens, batch.context_lens + sequences);
+  for (int32_t& length : bound.context_lens) ++length;
+  for (SampleRequest& sample : batch.samples) ++sample.step;
+  bound.token_ids.swap(bound.sampled);
+  bound.sampled.clear();
+  batch.token_ids = bound.token_ids.data();
+  batch.context_lens = bound.context_lens.data();
+  batch.copies = 0;
 }
 
 }  // namespace stoker

@@ -16,11 +16,19 @@ namespace stoker {
 struct BoundBatch {
   Batch batch;
   std::vector<nanobind::object> arrays;
+  nanobind::object block_tables;
+  nanobind::object before_sampling = nanobind::none();
+  std::vector<int32_t> sampled;                    // what the last run of it gave
+  std::vector<int32_t> token_ids, context_lens;    // of a batch that was advanced
 };
 
 // From a `stoker.runner.base.Batch`. Throws std::invalid_argument, naming the field, for arrays of
 // the wrong type or length.
 BoundBatch bind_batch(nanobind::handle batch);
+
+// To the step after the one it describes, as `stoker.runner.base.Batch.next` does. `block_tables` is
+// None where they are as before. Throws std::invalid_argument if it was not run or cannot go on.
+void advance(BoundBatch& bound, nanobind::handle block_tables);
 
 // Only the samples, from a `stoker.runner.base.SampleRows`.
 void bind_samples(nanobind::handle samples, BoundBatch& bound);

@@ -120,15 +120,14 @@ nb::tuple packed_size(const std::string& type_name, int64_t rows, int64_t cols,
                         std::string(format_name(format)));
 }
 
-nb::dict seconds(const Timings& timings) {
+nb::object seconds(const Timings& timings) {
   nb::dict result;
   for (int part = 0; part < kParts; ++part) result[kPartNames[part]] = timings.seconds[part];
   return result;
 }
 
 // (token ids, log-probabilities of samples, of scores, embeddings, seconds by part of the step)
-nb::tuple run(Model& model, nb::handle python_batch, bool measure) {
-  BoundBatch bound = bind_batch(python_batch);
+nb::tuple run(Model& model, BoundBatch& bound, bool measure) {
   Batch& batch = bound.batch;
   const int vocab = model.config().vocab_size;
   int sample_width = -1, score_width = batch.scores.empty() ? -1 : 0;
@@ -140,24 +139,28 @@ nb::tuple run(Model& model, nb::handle python_batch, bool measure) {
     score.num_logprobs = std::clamp(score.num_logprobs, 0, vocab);
     score_width = std::max(score_width, score.num_logprobs);
   }
-  const auto hidden = static_cast<size_t>(model.config().hidden_size);
-  auto token_ids = new_array<int32_t>({batch.samples.size()});
-  auto embeddings = new_array<float>({static_cast<size_t>(batch.embeds), hidden});
   const LogprobResult samples(batch.samples.size(), sample_width);
   const LogprobResult scores(batch.scores.size(), score_width);
   Timings timings;
-  StepOutput output{.token_ids = token_ids.data(),
+  bound.sampled.clear();
+  std::vector<int32_t> sampled(batch.samples.size());
+  StepOutput output{.token_ids = sampled.data(),
                     .samples = samples.views,
                     .scores = scores.views,
-                    .embeddings = embeddings.data(),
                     .timings = measure ? &timings : nullptr};
-  const nb::object before_sampling = python_batch.attr("before_sampling");
+  nb::object embeddings = nb::none();
+  if (batch.embeds > 0) {
+    auto array = new_array<float>(
+        {static_cast<size_t>(batch.embeds), static_cast<size_t>(model.config().hidden_size)});
+    output.embeddings = array.data();
+    embeddings = nb::cast(array);
+  }
   std::exception_ptr failure;
-  if (!before_sampling.is_none())
+  if (!bound.before_sampling.is_none())
     batch.before_sampling = [&] {
       nb::gil_scoped_acquire acquire;
       try {
-        before_sampling();
+        bound.before_sampling();
       } catch (...) {
         failure = std::current_exception();
       }
@@ -167,7 +170,11 @@ nb::tuple run(Model& model, nb::handle python_batch, bool measure) {
     model.run(batch, output);
   }
   if (failure) std::rethrow_exception(failure);
-  return nb::make_tuple(token_ids, samples.arrays, scores.arrays, embeddings, seconds(timings));
+  auto token_ids = new_array<int32_t>({sampled.size()});
+  std::copy(sampled.begin(), sampled.end(), token_ids.data());
+  bound.sampled.swap(sampled);
+  return nb::make_tuple(token_ids, samples.arrays, scores.arrays, embeddings,
+                        measure ? seconds(timings) : nb::none());
 }
 
 }  // namespace
@@ -193,6 +200,13 @@ void bind_model(nb::module_& m) {
         nb::arg("max_num_seqs"), nb::arg("threads"), nb::arg("int8"), nb::arg("bf16"),
         "Bytes that steps work in; int8 and bf16 are the kinds of activations that the weights "
         "need.");
+  nb::class_<BoundBatch>(m, "BoundBatch",
+                         "A step as native code sees it: of a stoker.runner.base.Batch.")
+      .def("__init__",
+           [](BoundBatch* bound, nb::handle batch) { new (bound) BoundBatch(bind_batch(batch)); },
+           nb::arg("batch"))
+      .def("advance", &advance, nb::arg("block_tables").none(),
+           "Make it the step after the one that was run.");
   nb::class_<Model>(m, "Model", "A model's weights, paged cache and threads.")
       .def("__init__", &make_model, nb::arg("spec"), nb::arg("num_blocks"), nb::arg("kv_dtype"),
            nb::arg("max_num_batched_tokens"), nb::arg("max_num_seqs"), nb::arg("threads"),
@@ -208,7 +222,8 @@ void bind_model(nb::module_& m) {
       .def_prop_ro("weight_bytes", [](Model& model) { return model.weights().nbytes(); })
       .def("run", &run, nb::arg("batch"), nb::arg("measure"),
            "Compute a step: (token ids, log-probabilities of samples and of scores as (logprobs, "
-           "ranks, top ids, top logprobs) or None, embeddings, seconds by part of the step).");
+           "ranks, top ids, top logprobs) or None, embeddings or None, seconds by part of the step "
+           "or None if they are not to be measured).");
 }
 
 }  // namespace stoker

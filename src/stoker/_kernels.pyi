@@ -96,6 +96,10 @@ def workspace_bytes(
     bf16: bool,
 ) -> int: ...
 
+class BoundBatch:
+    def __init__(self, batch: Batch) -> None: ...
+    def advance(self, block_tables: NDArray[np.int32] | None) -> None: ...
+
 class Model:
     def __init__(
         self,
@@ -122,11 +126,11 @@ class Model:
     @property
     def workspace_bytes(self) -> int: ...
     def run(
-        self, batch: Batch, measure: bool
+        self, batch: BoundBatch, measure: bool
     ) -> tuple[
         NDArray[np.int32],
         _Logprobs | None,
         _Logprobs | None,
-        NDArray[np.float32],
-        dict[str, float],
+        NDArray[np.float32] | None,
+        dict[str, float] | None,
     ]: ...

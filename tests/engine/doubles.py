@@ -133,6 +133,9 @@ class ContextRunner:
         self.cache = CacheConfig(num_blocks, block_size)
         self.cells = np.full((num_blocks, block_size), _EMPTY, np.int32)
         self.batches: list[Batch] = []
+        self.num_followed = 0
+        """Batches that were asked for as the step after the one before."""
+        self._last: tuple[Batch, NDArray[np.int32]]
         self.closed = False
         self._script = {tuple(prompt): list(answer) for prompt, answer in (script or {}).items()}
 
@@ -155,7 +158,13 @@ class ContextRunner:
         if batch.score is not None:
             score = batch.score
             scores = _top(contexts, score.rows, score.targets, score.num_logprobs)
+        self._last = batch, tokens
         return StepResult(tokens, logprobs, scores)
+
+    def run_next(self, block_tables: NDArray[np.int32] | None) -> StepResult:
+        batch, sampled = self._last
+        self.num_followed += 1
+        return self.run(batch.next(sampled, block_tables))
 
     def close(self) -> None:
         self.closed = True

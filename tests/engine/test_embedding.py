@@ -57,6 +57,25 @@ def test_in_chunks_or_whole_and_as_the_reference(pooling: Pooling) -> None:
     assert whole.shape == (64,)
 
 
+@pytest.mark.parametrize("runner", ["cpu", "reference"])
+def test_between_the_steps_of_an_answer(runner: str) -> None:
+    """An answer goes on from its own last step, not from what was embedded since."""
+    params = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
+
+    def answer(embedding: bool) -> list[int]:
+        one = engine(runner, blocks=8)
+        one.submit("a", PROMPT[:5], params)
+        tokens = []
+        while one.has_unfinished:
+            for output in one.step():
+                tokens = output.outputs[0].token_ids
+            if embedding:
+                embedded(one, "last")
+        return tokens
+
+    assert answer(True) == answer(False)
+
+
 def test_blocks_are_given_back_and_without_enough_there_is_no_vector() -> None:
     one = engine()
     one.embed(PROMPT, "mean")

@@ -378,6 +378,50 @@ class TestStep:
         assert result[1] == -1
         assert result[2] == expected[39].argmax()
 
+    def test_following_steps_are_those_of_the_batches_built_anew(self, of: ModelSpec) -> None:
+        """Two sequences, sampled and greedy, over the end of a block, where the tables change."""
+        built, followed = runner(of), runner(of)
+        tables = np.array([[4, 9], [7, 2]], np.int32)
+        context = [13, 5]
+        prompts = [tokens(n, 200) for n in context]
+        for one in (built, followed):
+            one.run(batch(*((p, 0, t) for p, t in zip(prompts, tables, strict=True))))
+        sample = greedy(0, 1, num_logprobs=2)
+        sample.temperature[0] = 1.5
+        sample.seeds[0] = 11
+        step = batch((ids(3), 13, tables[0, :1]), (ids(5), 5, tables[1, :1]), sample=sample)
+        expected = built.run(step)
+        found = followed.run(step)
+        for i in range(6):
+            np.testing.assert_array_equal(found.token_ids, expected.token_ids)
+            assert found.logprobs is not None
+            assert expected.logprobs is not None
+            np.testing.assert_array_equal(found.logprobs.chosen, expected.logprobs.chosen)
+            np.testing.assert_array_equal(found.logprobs.ids, expected.logprobs.ids)
+            new = tables if i == 2 else None
+            step = step.next(expected.token_ids, new)
+            expected = built.run(step)
+            found = followed.run_next(new)
+        assert step.context_lens.tolist() == [19, 11]
+        assert step.sample.steps.tolist() == [6, 6]
+
+    def test_what_no_step_can_follow(self, model: CPURunner, prompt: Int32Array) -> None:
+        with pytest.raises(ValueError, match="no step was computed"):
+            model.run_next(None)
+        model.run(batch((prompt, 0, ids(0, 1, 2)), sample=greedy(39)))
+        with pytest.raises(ValueError, match="one token and one sample of each sequence"):
+            model.run_next(None)
+        model.run(batch((ids(3), 15, ids(0)), sample=greedy(0)))
+        with pytest.raises(ValueError, match="at most what its block table holds, 16"):
+            model.run_next(None)
+        with pytest.raises(ValueError, match="only after it was run"):
+            model.run_next(None)
+        model.run(batch((ids(3), 1, ids(0)), sample=greedy(0)))
+        with pytest.raises(ValueError, match="block_tables has 2 rows; expected 1"):
+            model.run_next(np.zeros((2, 1), np.int32))
+        with pytest.raises(ValueError, match="must be a contiguous array of int32 with 2 dim"):
+            model.run_next(ids(0))
+
     def test_timings_when_measured(self, of: ModelSpec, prompt: Int32Array) -> None:
         model = runner(of)
         model.measure = True

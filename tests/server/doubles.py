@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import tokenizers
@@ -71,7 +71,7 @@ def byte_tokenizer(template: str = CHATML) -> Tokenizer:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class LetterRunner:
     """Computes letters; `delay` seconds a step, and no step while `gate` is closed.
 
@@ -83,6 +83,7 @@ class LetterRunner:
     gate: threading.Event
     delay: float = 0.0
     answer: str | None = None
+    last: tuple[Batch, NDArray[np.int32]] = field(init=False)
 
     def run(self, batch: Batch) -> StepResult:
         self.gate.wait()
@@ -115,7 +116,12 @@ class LetterRunner:
         if batch.embed_rows is not None:
             waves = batch.token_ids[:, None] * np.arange(1.0, HIDDEN + 1)
             embeddings = np.cos(waves).astype(np.float32)[batch.embed_rows]
+        self.last = batch, tokens
         return StepResult(tokens, _table(tokens, sample.num_logprobs), scores, embeddings)
+
+    def run_next(self, block_tables: NDArray[np.int32] | None) -> StepResult:
+        batch, sampled = self.last
+        return self.run(batch.next(sampled, block_tables))
 
     @staticmethod
     def _positions(batch: Batch) -> NDArray[np.int32]:

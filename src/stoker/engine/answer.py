@@ -61,7 +61,12 @@ class Answer:
         if self._defer:
             self._unread.append(token)
             return None
-        return self._add_text(self._detokenizer.append((token,)))
+        text = self._detokenizer.append_one(token)
+        if self._stops is not None:
+            return self._add_text(text)
+        if text:
+            self._text.append(text)
+        return None
 
     def add_silently(self, token: int) -> None:
         """Add a token that is no part of the text: the one that ended the answer."""

@@ -24,6 +24,55 @@ class BuiltBatch:
     """Sequences whose next token is sampled. One that will fork takes `1 + num_forks` samples."""
     scorers: list[tuple[Sequence, int]]
     """Sequences whose prompt is scored, with the number of scores."""
+    goes_on: bool
+    """Whether the next step may follow from it: one token and one sample of each sequence, which
+    goes on with that one, and nothing else."""
+
+
+class BatchBuilder:
+    """Gathers tokens, block tables and sampling parameters of each step.
+
+    A step like the one before, of the same sequences, is not built again: the runner knows it but
+    for the block tables (`ModelRunner.run_next`).
+    """
+
+    def __init__(self, slots: SlotTable) -> None:
+        self._slots = slots
+        self._last: BuiltBatch | None = None
+        self._num_preemptions = 0
+        self._tables_version = 0
+
+    def forget(self) -> None:
+        """The runner has computed something else since."""
+        self._last = None
+
+    def follow(self, schedule: Schedule) -> BuiltBatch | None:
+        """The last batch, if this step follows from it: each sequence goes on by the token that it
+        was given. Of those that stay and were not preempted nothing else can be scheduled."""
+        last = self._last
+        if (
+            last is not None
+            and last.goes_on
+            and schedule.sequences == last.samplers
+            and schedule.num_preemptions == self._num_preemptions
+            and not schedule.copies
+        ):
+            return last
+        return None
+
+    def new_tables(self, schedule: Schedule) -> Int32Array | None:
+        """The block tables of a step that follows; None if they are those of the last."""
+        if self._tables_version == self._slots.tables_version:
+            return None
+        self._tables_version = self._slots.tables_version
+        return _tables(schedule, self._slots)
+
+    def build(self, schedule: Schedule) -> BuiltBatch:
+        """The batch of a step."""
+        built = self._last = build_batch(schedule, self._slots)
+        self._num_preemptions = schedule.num_preemptions
+        self._tables_version = self._slots.tables_version
+        return built
 
 
 def build_batch(schedule: Schedule, slots: SlotTable) -> BuiltBatch:
@@ -37,6 +86,7 @@ def build_batch(schedule: Schedule, slots: SlotTable) -> BuiltBatch:
     samplers: list[Sequence] = []
     scoring = False
     extras = False
+    choosing = False
     end = 0
     for sequence, count in zip(sequences, counts, strict=True):
         computed = sequence.num_computed
@@ -55,22 +105,28 @@ def build_batch(schedule: Schedule, slots: SlotTable) -> BuiltBatch:
                 sample_slots += sequence.reserved_slots
                 steps += [0] * sequence.num_forks
             extras = extras or request.has_extras
+            choosing = choosing or request.beams is not None
         if request.prompt_logprobs is not None:
             scoring = True
-    widest = max(len(sequence.block_table) for sequence in sequences)
     score, scorers = _score_rows(schedule) if scoring else (None, _NO_SCORES)
     batch = Batch(
         token_ids=token_ids,
         query_starts=_starts(counts),
         context_lens=np.array(context_lens, np.int32),
-        block_tables=slots.tables([sequence.slot for sequence in sequences], widest),
+        block_tables=_tables(schedule, slots),
         sample=slots.sample_rows(
             sample_slots, rows, steps, _all_extras(samplers) if extras else []
         ),
         score=score,
         block_copies=np.array(schedule.copies, np.int32) if schedule.copies else None,
     )
-    return BuiltBatch(batch, samplers, scorers)
+    goes_on = (
+        schedule.num_tokens == len(sequences) == len(samplers) == len(rows)
+        and not extras
+        and not choosing
+        and score is None
+    )
+    return BuiltBatch(batch, samplers, scorers, goes_on)
 
 
 def sample_extras(sequence: Sequence) -> SampleExtras | None:
@@ -145,6 +201,11 @@ def _score_rows(schedule: Schedule) -> tuple[ScoreRows | None, list[tuple[Sequen
         ),
         scorers,
     )
+
+
+def _tables(schedule: Schedule, slots: SlotTable) -> Int32Array:
+    widest = max(len(sequence.block_table) for sequence in schedule.sequences)
+    return slots.tables([sequence.slot for sequence in schedule.sequences], widest)
 
 
 def _starts(counts: list[int]) -> Int32Array:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from stoker.engine.admission import Admission
-from stoker.engine.batch_builder import BuiltBatch, build_batch
+from stoker.engine.batch_builder import BatchBuilder, BuiltBatch
 from stoker.engine.block_pool import BlockPool, OutOfBlocksError
 from stoker.engine.config import EngineConfig
 from stoker.engine.embedding import Pooling, embed_prompt
@@ -72,6 +72,7 @@ class Engine:
         self.scheduler = Scheduler(config, self.pool, self.slots)
         self._admission = Admission(config, tokenizer, runner.spec.vocab_size, self.max_model_len)
         self.timer = StepTimer()
+        self._builder = BatchBuilder(self.slots)
         self._processor = OutputProcessor(self.scheduler, tokenizer, self.timer)
         self._masks = MaskPool(runner.spec.vocab_size)
         self._requests: dict[str, Request] = {}
@@ -194,12 +195,20 @@ class Engine:
             timer.lap("schedule")
         if not schedule.sequences:
             return []
-        built = build_batch(schedule, self.slots)
-        if self._masks.is_busy:
-            built.batch.before_sampling = self._masks.wait
-        if timer.on:
-            timer.lap("batch")
-        result = self.runner.run(built.batch)
+        builder = self._builder
+        built = builder.follow(schedule)
+        if built is not None:
+            tables = builder.new_tables(schedule)
+            if timer.on:
+                timer.lap("batch")
+            result = self.runner.run_next(tables)
+        else:
+            built = builder.build(schedule)
+            if self._masks.is_busy:
+                built.batch.before_sampling = self._masks.wait
+            if timer.on:
+                timer.lap("batch")
+            result = self.runner.run(built.batch)
         if timer.on:
             timer.lap_runner(result.timings, schedule.num_tokens)
         outputs = self.take_in(schedule, built, result)
@@ -272,6 +281,7 @@ class Engine:
         except OutOfBlocksError:
             return None
         finally:
+            self._builder.forget()
             self._tell_kv_events()
 
     def reset_prefix_cache(self) -> bool:

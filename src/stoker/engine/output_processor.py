@@ -118,12 +118,20 @@ class OutputProcessor:
         table = None
         if result.logprobs is not None:
             table = _LogprobTable(result.logprobs, self._tokenizer)
+        finished = SequenceState.FINISHED
         i = 0
         for sequence in built.samplers:
             num_forks = sequence.num_forks
-            if sequence.state is not SequenceState.FINISHED:
+            if sequence.state is not finished:
                 request = sequence.request
-                self._note_time(request, now)
+                metrics = request.metrics
+                before = metrics.last_token_time
+                if before is None:
+                    metrics.first_token_time = now
+                    stats.times_to_first_token.append(now - metrics.arrival_time)
+                elif before != now:
+                    stats.inter_token_latencies.append(now - before)
+                metrics.last_token_time = now
                 if request.beams is not None:
                     self._take_proposal(request, sequence, tokens[i], i, table)
                 elif num_forks:
@@ -167,9 +175,8 @@ class OutputProcessor:
         self._stats.num_generation_tokens += 1
         request.num_generated += 1
         num_generated = sequence.num_tokens - sequence.num_prompt
-        params = request.params
-        if token in request.stop_token_ids and num_generated >= params.min_tokens:
-            if params.include_stop_str_in_output:
+        if token in request.stop_token_ids and num_generated >= request.params.min_tokens:
+            if request.params.include_stop_str_in_output:
                 answer.add(token)
             else:
                 answer.add_silently(token)
@@ -299,15 +306,6 @@ class OutputProcessor:
             request.num_cached_tokens,
             request.metrics,
         )
-
-    def _note_time(self, request: Request, now: float) -> None:
-        metrics = request.metrics
-        if metrics.last_token_time is None:
-            metrics.first_token_time = now
-            self._stats.times_to_first_token.append(now - metrics.arrival_time)
-        elif metrics.last_token_time != now:
-            self._stats.inter_token_latencies.append(now - metrics.last_token_time)
-        metrics.last_token_time = now
 
     def _note_finished(self, request: Request, reason: str, now: float) -> None:
         metrics = request.metrics

@@ -52,6 +52,7 @@ class Request:
     bias_values: NDArray[np.float32] | None = None
     beams: BeamSearch | None = None
 
+    output_kind: RequestOutputKind = field(init=False)
     sequences: list[Sequence] = field(default_factory=list)
     """In order of their index, finished ones included; of a beam search, the live beams."""
     num_unfinished: int = 0
@@ -62,9 +63,8 @@ class Request:
     prompt_logprobs: PromptLogprobs | None = None
     prompt_logprobs_sent: bool = False
 
-    @property
-    def output_kind(self) -> RequestOutputKind:
-        return self.params.output_kind
+    def __post_init__(self) -> None:
+        self.output_kind = self.params.output_kind
 
     @property
     def has_extras(self) -> bool:

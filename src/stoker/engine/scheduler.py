@@ -34,6 +34,8 @@ class Schedule:
     copies: list[tuple[int, int]] = field(default_factory=list)
     """Blocks to copy before anything is written, in this order: (from, to)."""
     preempted: list[Sequence] = field(default_factory=list)
+    num_preemptions: int = 0
+    """Of the engine so far."""
 
     def add(self, sequence: Sequence, count: int) -> None:
         self.sequences.append(sequence)
@@ -84,6 +86,7 @@ class Scheduler:
             if not schedule.sequences and self.running:
                 # Beams wait for a sibling that finds no room: they make it.
                 self._preempt_last(schedule)
+        schedule.num_preemptions = self.num_preemptions
         return schedule
 
     def complete(self, schedule: Schedule) -> None:
@@ -93,37 +96,47 @@ class Scheduler:
         noted.
         """
         block_size = self._block_size
+        running = SequenceState.RUNNING
+        caching = self._caching
         for sequence, count in zip(schedule.sequences, schedule.counts, strict=True):
-            if sequence.state is not SequenceState.RUNNING:
-                continue
-            sequence.num_computed += count
-            num_full = sequence.num_computed // block_size
-            if num_full > sequence.num_registered and self._caching:
-                self._register(sequence, num_full)
+            if sequence.state is running:
+                sequence.num_computed = computed = sequence.num_computed + count
+                if caching and computed // block_size > sequence.num_registered:
+                    self._register(sequence, computed // block_size)
 
     def _schedule_running(self, schedule: Schedule) -> int:
         """Returns the blocks that prefills under way have yet to allocate."""
         running = self.running
+        sequences, counts = schedule.sequences, schedule.counts
         budget = self._budget
-        decodes_left = sum(s.num_tokens - s.num_computed == 1 for s in running)
+        decodes_left = -1  # not counted: only a prefill needs to know
         outstanding = 0
         i = 0
         while i < len(running):
             sequence = running[i]
             i += 1
-            pending = sequence.num_tokens - sequence.num_computed
+            computed = sequence.num_computed
+            pending = sequence.num_tokens - computed
             if pending == 1:
-                count = 1
+                if computed >= sequence.writable and not self._make_room(sequence, 1, schedule):
+                    break
+                sequences.append(sequence)
+                counts.append(1)
+                budget -= 1
                 decodes_left -= 1
-            else:
-                count = min(pending, self._chunk_limit, budget - decodes_left)
+                continue
+            if decodes_left < 0:
+                decodes_left = sum(s.num_tokens - s.num_computed == 1 for s in running[i:])
+            count = min(pending, self._chunk_limit, budget - decodes_left)
             if count > 0:
                 if not self._make_room(sequence, count, schedule):
                     break
-                schedule.add(sequence, count)
+                sequences.append(sequence)
+                counts.append(count)
                 budget -= count
             if pending > 1:
                 outstanding += self._blocks_to_come(sequence)
+        schedule.num_tokens = self._budget - budget
         return outstanding
 
     def _schedule_waiting(self, schedule: Schedule, outstanding: int, now: float) -> None:
@@ -194,6 +207,7 @@ class Scheduler:
         table = sequence.block_table
         end = computed + count
         if end <= len(table) * size and not (computed % size and self._is_shared(sequence)):
+            sequence.writable = len(table) * size
             return True
         while True:
             copying = bool(computed % size) and self._is_shared(sequence)
@@ -205,6 +219,7 @@ class Scheduler:
         if copying:
             self._copy_block(sequence, computed // size, schedule)
         self._allocate(sequence, end)
+        sequence.writable = len(table) * size
         return True
 
     def _is_shared(self, sequence: Sequence) -> bool:
@@ -222,7 +237,7 @@ class Scheduler:
         """Put `new`, on which the sequence has a reference, in place of a block of its table."""
         self._pool.release([sequence.block_table[index]])
         sequence.block_table[index] = new
-        self._slots.block_tables[sequence.slot, index] = new
+        self._slots.set_blocks(sequence.slot, index, [new])
 
     def _allocate(self, sequence: Sequence, num_tokens: int) -> None:
         count = -(-num_tokens // self._block_size) - len(sequence.block_table)
@@ -232,7 +247,7 @@ class Scheduler:
     def _extend_table(self, sequence: Sequence, blocks: list[int]) -> None:
         start = len(sequence.block_table)
         sequence.block_table += blocks
-        self._slots.block_tables[sequence.slot, start : start + len(blocks)] = blocks
+        self._slots.set_blocks(sequence.slot, start, blocks)
 
     def _blocks_to_come(self, sequence: Sequence) -> int:
         """Blocks a sequence has yet to allocate for its known tokens and its forks."""
@@ -277,6 +292,7 @@ class Scheduler:
         insort(self.running, child, key=_sort_key)
         self._pool.acquire(parent.block_table)
         self._extend_table(child, parent.block_table)
+        parent.writable = 0
         child.num_computed = parent.num_computed
         child.num_registered = parent.num_registered
 
@@ -326,6 +342,7 @@ class Scheduler:
         sequence.block_table = []
         sequence.num_computed = 0
         sequence.num_registered = 0
+        sequence.writable = 0
         self._slots.give_back(sequence.slot)
         sequence.slot = -1
         for slot in sequence.reserved_slots:

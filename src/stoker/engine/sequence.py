@@ -56,6 +56,7 @@ class Sequence:
         "slot",
         "sort_key",
         "state",
+        "writable",
     )
 
     def __init__(
@@ -77,6 +78,8 @@ class Sequence:
         self.matcher: Matcher | None = None
         """Where it stands in the grammar of structured output. Preemption leaves it alone."""
         self.block_table: list[int] = []
+        self.writable = 0
+        """Where its blocks end, or less while what it writes next may be another's too."""
         self._block_hashes: list[bytes] = []
         self.num_registered = 0
         """Leading blocks entered into the prefix cache."""

@@ -18,6 +18,9 @@ class SlotTable:
     def __init__(self, num_slots: int, max_blocks: int) -> None:
         self.num_slots = num_slots
         self.block_tables = np.zeros((num_slots, max_blocks), np.int32)
+        """To be written by `set_blocks` alone."""
+        self.tables_version = 0
+        """Grows whenever a block table changes."""
         self.temperature = np.zeros(num_slots, np.float32)
         self.top_k = np.zeros(num_slots, np.int32)
         self.top_p = np.ones(num_slots, np.float32)
@@ -36,6 +39,11 @@ class SlotTable:
 
     def give_back(self, slot: int) -> None:
         self._free.append(slot)
+
+    def set_blocks(self, slot: int, start: int, blocks: list[int]) -> None:
+        """Enter blocks into a slot's table from index `start` on."""
+        self.block_tables[slot, start : start + len(blocks)] = blocks
+        self.tables_version += 1
 
     def set_sampling(self, slot: int, params: SamplingParams, seed: int, num_logprobs: int) -> None:
         """Fill the slot's sampling columns."""

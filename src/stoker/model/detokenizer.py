@@ -42,6 +42,14 @@ class IncrementalDetokenizer:
             tail = b"".join(map(self._bytes, prompt_ids[-_LONGEST_CHARACTER:]))
             self._pending = tail[utf_8_decode(tail, "replace", False)[1] :]
 
+    def append_one(self, token_id: int) -> str:
+        """The text that this token completes."""
+        if not self._pending and not self._at_start and token_id not in self._skip:
+            text = self._text(token_id)
+            if text is not None:
+                return text
+        return self.append((token_id,))
+
     def append(self, ids: Iterable[int]) -> str:
         """The text that these tokens complete."""
         out = ""

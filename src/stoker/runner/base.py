@@ -7,8 +7,8 @@ nor on how a prompt was cut into chunks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 import numpy as np
@@ -142,6 +142,18 @@ class Batch:
     def num_sequences(self) -> int:
         return len(self.context_lens)
 
+    def next(self, sampled: Int32Array, block_tables: Int32Array | None) -> Batch:
+        """The step after this one, when each of its sequences had one token and one sample and goes
+        on with that; see `ModelRunner.run_next`."""
+        return replace(
+            self,
+            token_ids=sampled,
+            context_lens=self.context_lens + np.int32(1),
+            block_tables=self.block_tables if block_tables is None else block_tables,
+            sample=replace(self.sample, steps=self.sample.steps + np.int32(1)),
+            block_copies=None,
+        )
+
 
 @dataclass(slots=True)
 class TopLogprobs:
@@ -173,7 +185,7 @@ class StepResult:
     """`[scores]` rows."""
     embeddings: Float32Array | None = None
     """`[embed rows, hidden]`"""
-    timings: dict[str, float] = field(default_factory=dict)
+    timings: Mapping[str, float] = field(default_factory=dict)
     """Seconds spent in each part of the step, when the runner measures them."""
 
 
@@ -191,6 +203,15 @@ class ModelRunner(Protocol):
 
         A sequence's logits must be finite: a row whose logits are not (an overflow in the model)
         gets token id -1 and the engine ends that sequence alone with an error.
+        """
+        ...
+
+    def run_next(self, block_tables: Int32Array | None) -> StepResult:
+        """Compute the step after the last: the same sequences, each with the token it sampled.
+
+        What `run` does with the last batch's `next`, without building and reading it. The last
+        batch had one token and one sample of each sequence, in the same order, and no extras,
+        scores or embeddings. `block_tables` is None where they are as before.
         """
         ...
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Literal
 
 from stoker import _kernels
@@ -9,12 +11,15 @@ from stoker.model.spec import ModelSpec
 from stoker.model.weights.base import Weights
 from stoker.model.weights.files import release_pages
 from stoker.model.weights.names import weight_shapes
-from stoker.runner.base import Batch, CacheConfig, StepResult, TopLogprobs
+from stoker.runner.base import Batch, CacheConfig, Int32Array, StepResult, TopLogprobs
 
 WeightFormat = Literal["q4", "q8", "bf16"]
 
 BLOCK_SIZE = 16
 """Tokens in a block of the cache; the kernels' layout is made for it."""
+
+
+_NOT_MEASURED: Mapping[str, float] = MappingProxyType({})
 
 
 class CPURunner:
@@ -66,6 +71,7 @@ class CPURunner:
                 model.load_vector(name, tensor.dequantize().reshape(-1))
         model.finish_loading()
         self._model: _kernels.Model | None = model
+        self._batch: _kernels.BoundBatch | None = None
 
     @property
     def weight_bytes(self) -> int:
@@ -79,18 +85,31 @@ class CPURunner:
 
     def run(self, batch: Batch) -> StepResult:
         """Compute one step; see `ModelRunner.run`. Raises `ValueError` for a malformed batch."""
+        self._batch = _kernels.BoundBatch(batch)
+        return self._run(self._batch)
+
+    def run_next(self, block_tables: Int32Array | None) -> StepResult:
+        """Compute the step after the last; see `ModelRunner.run_next`."""
+        batch = self._batch
+        if batch is None:
+            raise ValueError("no step was computed that another could follow")
+        batch.advance(block_tables)
+        return self._run(batch)
+
+    def _run(self, batch: _kernels.BoundBatch) -> StepResult:
         tokens, samples, scores, embeddings, seconds = self._open_model().run(batch, self.measure)
         return StepResult(
-            token_ids=tokens,
-            logprobs=None if samples is None else TopLogprobs(*samples),
-            scores=None if scores is None else TopLogprobs(*scores),
-            embeddings=None if batch.embed_rows is None else embeddings,
-            timings=seconds if self.measure else {},
+            tokens,
+            None if samples is None else TopLogprobs(*samples),
+            None if scores is None else TopLogprobs(*scores),
+            embeddings,
+            _NOT_MEASURED if seconds is None else seconds,
         )
 
     def close(self) -> None:
         """Free the weights and the cache, and end the threads."""
         self._model = None
+        self._batch = None
 
     def _open_model(self) -> _kernels.Model:
         if self._model is None:

@@ -34,6 +34,7 @@ class ReferenceRunner:
         shape = (spec.num_layers, cache.num_slots, spec.num_kv_heads, spec.head_dim)
         self._keys = np.zeros(shape, np.float32)
         self._values = np.zeros(shape, np.float32)
+        self._last: tuple[Batch, Int32Array]
 
     def run(self, batch: Batch) -> StepResult:
         """Compute one step; see `ModelRunner.run`."""
@@ -45,7 +46,13 @@ class ReferenceRunner:
             result = self._sample(batch, hidden)
         if batch.embed_rows is not None:
             result.embeddings = hidden[batch.embed_rows]
+        self._last = batch, result.token_ids
         return result
+
+    def run_next(self, block_tables: Int32Array | None) -> StepResult:
+        """Compute the step after the last; see `ModelRunner.run_next`."""
+        batch, sampled = self._last
+        return self.run(batch.next(sampled, block_tables))
 
     def logits(self, batch: Batch) -> Float32Array:
         """The logits of every token of a batch, `[tokens, vocab]`; runs the step."""
