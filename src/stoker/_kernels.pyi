@@ -128,7 +128,7 @@ class Model:
     def run(
         self, batch: BoundBatch, measure: bool
     ) -> tuple[
-        NDArray[np.int32],
+        list[int],
         _Logprobs | None,
         _Logprobs | None,
         NDArray[np.float32] | None,
