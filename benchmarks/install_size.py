@@ -10,6 +10,7 @@ compiles everything that is installed.
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 import tempfile
@@ -40,6 +41,7 @@ def sizes(distribution: Distribution) -> tuple[int, int]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0]).parse_args()
     with tempfile.TemporaryDirectory() as directory:
         environment = Path(directory) / "env"
         with Console(stderr=True).status("installing into an empty environment"):

@@ -9,6 +9,7 @@
     ├── ModelError                the model cannot be had or used
     │   ├── ModelNotFound         no such name, path or repository
     │   ├── DownloadFailed        it could not be fetched; the same command again resumes
+    │   │   └── NoRoom            the disk is full
     │   ├── ModelCorrupt          truncated, wrong checksum, inconsistent metadata
     │   └── UnsupportedModel      an architecture or tensor type we cannot run
     ├── MemoryPlanError           it would not fit; carries the numbers and the flag
@@ -96,3 +97,8 @@ class StorageError(StokerError):
 
 class ConfigError(StokerError):
     """A configuration that cannot be used as written."""
+
+
+def why(error: Exception) -> str:
+    """What an error says of itself; of a file, without the number and the path that Python adds."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from stoker.cli.up import place, suited_to_this_machine
+from stoker.errors import ModelNotFound
 from stoker.router.configfile import parse_config
 
 PROGRAM = Path(__file__).parents[1] / "router" / "managed" / "engine_program.py"
@@ -147,6 +148,12 @@ def test_the_log_has_the_engines_name_before_each_line(tmp_path: Path, ups: list
     assert f"[a] engine {pid} serves m\n" in (tmp_path / "stderr").read_text()
 
 
+def test_a_model_that_there_is_not_is_told_before_anything_starts() -> None:
+    engine = "{name: a, kind: native, model: smolm2}"
+    with pytest.raises(ModelNotFound, match=r"engine a: there is no model 'smolm2' \(did you mean"):
+        place(parse_config(f"engines: [{engine}]"))
+
+
 @pytest.mark.parametrize("command", ["up", "router"])
 def test_a_port_that_is_taken_is_told_before_anything_starts(tmp_path: Path, command: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -200,7 +207,7 @@ def test_our_engines_send_traces_where_the_router_does(tmp_path: Path) -> None:
     llama.chmod(0o755)
     model.touch()
     engines = [
-        {"name": "ours", "kind": "native", "model": "m", "args": ["--threads", "1"]},
+        {"name": "ours", "kind": "native", "model": str(model), "args": ["--threads", "1"]},
         {"name": "other", "kind": "llama_cpp", "model": str(model), "executable": str(llama)},
     ]
     config = parse_config(

@@ -46,4 +46,3 @@ def test_vllms_span_has_the_routers_for_a_parent(
     assert theirs.kind == SERVER
     assert theirs.attributes["gen_ai.usage.completion_tokens"] == 4
     assert attempt.attributes["stoker.engine.kind"] == "vllm"
-    print({span.name for span in collector.spans}, theirs.attributes, theirs.service)

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from stoker.router.openapi import OPERATIONS, document
+from stoker.router.openapi import document
+from stoker.router.operations import OPERATIONS
 
 from .fakes import CHAT, Fleet
 

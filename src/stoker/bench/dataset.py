@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from stoker.errors import InvalidRequest
+from stoker.errors import InvalidRequest, why
 
 # One token each in the vocabularies of today's models, with the space before them.
 _WORDS = (
@@ -262,7 +262,7 @@ def _read(path: Path) -> str:
     try:
         return path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"{path} cannot be read: {error}", param="dataset_path") from None
+        raise InvalidRequest(f"{path} cannot be read: {why(error)}", param="dataset_path") from None
 
 
 def _wrong(path: Path, number: int, reason: str) -> InvalidRequest:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from stoker.cli.endpoint import ApiKey, Endpoint, Model, Url, open_endpoint
-from stoker.errors import InvalidRequest
+from stoker.errors import InvalidRequest, why
 
 
 def complete(
@@ -122,7 +122,7 @@ def _schema(file: Path | None) -> dict[str, Any] | None:
     try:
         schema = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise InvalidRequest(f"--json-schema {file} cannot be read: {error}") from None
+        raise InvalidRequest(f"--json-schema {file} cannot be read: {why(error)}") from None
     return {
         "type": "json_schema",
         "json_schema": {"name": "answer", "schema": schema, "strict": True},

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stoker.errors import InvalidRequest
+from stoker.errors import InvalidRequest, why
 
 if TYPE_CHECKING:
     from stoker.engine.config import EngineConfig
@@ -357,7 +357,7 @@ def _read_template(file: Path | None) -> str | None:
         return file.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidRequest(
-            f"--chat-template {file} cannot be read: {error}", param="chat_template"
+            f"--chat-template {file} cannot be read: {why(error)}", param="chat_template"
         ) from None
 
 

@@ -112,8 +112,17 @@ def _command(engine: EngineConfig, port: int, traces: Traces) -> list[str]:
 
 
 def _loadable(engine: EngineConfig) -> str:
-    """The model as the engine's program can load it: llama.cpp wants a file."""
-    from stoker.model.store import resolve
+    """The model as the engine's program can load it: llama.cpp wants a file. A name that ours would
+    refuse is refused here, before it is started time after time."""
+    from stoker.errors import ModelNotFound
+    from stoker.model.store import parse_name, resolve
 
     assert engine.model is not None
-    return str(resolve(engine.model)) if engine.kind == "llama_cpp" else engine.model
+    if engine.kind == "llama_cpp":
+        return str(resolve(engine.model))
+    if engine.kind == "native" and engine.executable is None:
+        try:
+            parse_name(engine.model)
+        except ModelNotFound as error:
+            raise ModelNotFound(f"engine {engine.name}: {error}") from None
+    return engine.model

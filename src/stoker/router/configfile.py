@@ -16,7 +16,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from stoker.errors import ConfigError
+from stoker.errors import ConfigError, why
 from stoker.router.config import Config
 
 
@@ -38,10 +38,8 @@ def load_config(
             f"{path}: there is no such file. stoker.example.yaml shows what it may say; "
             "`stoker up` in a folder without one serves the default model"
         ) from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: cannot be read ({error})") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({why(error)})") from error
     return parse_config(text, source=str(path), environment=environment, overrides=overrides)
 
 

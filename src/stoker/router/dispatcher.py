@@ -45,7 +45,7 @@ class Dispatcher:
         self.policy = policy
         self.loop = loop
         self.metrics = RouterMetrics()
-        self.ledger = Ledger(config, clock=monotonic)
+        self.ledger = Ledger(config)
         self.redis: RedisLink | None = None
         self.memory_of: Callable[[str], int | None] = lambda name: None
         """Bytes of memory that an engine has, by its name, where it runs under this router."""
@@ -109,6 +109,7 @@ class Dispatcher:
         """Take a request; its answer goes to `responder`. None if it was refused at once."""
         account: Account | None = None
         serving: Sequence[EngineHandle]
+        now = monotonic()
         trace = None if self.tracer is None else self.tracer.begin(request)
         try:
             if self.draining:
@@ -125,11 +126,11 @@ class Dispatcher:
                 features.model, serving = self._find(features)
             if account.models is not None and features.model not in account.models:
                 ledger.check(account, features, has_body=bool(request.body))
-            grant = ledger.admit(account, features, serving)
+            grant = ledger.admit(account, features, serving, now)
         except StokerError as refused:
             self._refuse(request, responder, from_exception(refused), account, trace)
             return None
-        exchange = Exchange(self, request, features, responder, grant, trace)
+        exchange = Exchange(self, request, features, responder, grant, trace, now)
         self.active.add(exchange)
         self.budget.requests += 1
         if ledger.shared is not None and ledger.asks_others(account):
@@ -137,7 +138,7 @@ class Dispatcher:
         elif self._queues or self.wants_tokens:
             self._seek(exchange)
         else:
-            self._place(exchange, serving)
+            self._place(exchange, serving, now)
         return exchange
 
     def _seek(self, exchange: Exchange) -> None:
@@ -266,27 +267,27 @@ class Dispatcher:
 
     def place(self, exchange: Exchange) -> None:
         """Choose an engine for an exchange and send it there, or let it wait for one."""
-        self._place(exchange, self._serving(exchange.features))
+        self._place(exchange, self._serving(exchange.features), monotonic())
 
-    def _place(self, exchange: Exchange, serving: Sequence[EngineHandle]) -> None:
-        engines = self._choices(exchange, serving)
+    def _place(self, exchange: Exchange, serving: Sequence[EngineHandle], now: float) -> None:
+        engines = self._choices(exchange, serving, now)
         if engines:
-            self._send(exchange, engines)
+            self._send(exchange, engines, now)
         else:
             self._queue(exchange)
 
-    def _send(self, exchange: Exchange, engines: Sequence[EngineHandle]) -> None:
+    def _send(self, exchange: Exchange, engines: Sequence[EngineHandle], now: float) -> None:
         policy, metrics, features = self.policy, self.metrics, exchange.features
         decision = policy.choose(features, engines)
         engine, known_tokens = decision.engine, decision.known_tokens
-        exchange.send_to(engine, decision.reason, known_tokens)
+        exchange.send_to(engine, decision.reason, known_tokens, now)
         # Only now, while the engine already reads: what it costs to remember delays nobody.
         policy.placed(features, engine)
         metrics.decisions[policy.name, engine.name] += 1
         metrics.predicted_tokens += known_tokens
 
     def _choices(
-        self, exchange: Exchange, serving: Sequence[EngineHandle]
+        self, exchange: Exchange, serving: Sequence[EngineHandle], now: float
     ) -> Sequence[EngineHandle]:
         """The engines to choose from now, of those `serving` its model.
 
@@ -294,7 +295,6 @@ class Dispatcher:
         nothing speaks against (a doubtful engine is better than none); of those, the ones with
         room.
         """
-        now = monotonic()
         failed_on = exchange.failed_on
         if not failed_on:
             for engine in serving:
@@ -376,12 +376,13 @@ class Dispatcher:
         while queue:
             exchange = queue.first()
             assert exchange is not None
-            engines = self._choices(exchange, self._serving(exchange.features))
+            now = monotonic()
+            engines = self._choices(exchange, self._serving(exchange.features), now)
             if not engines:
                 return
             queue.pop()
             self._forget_if_empty(model)
-            self._send(exchange, engines)
+            self._send(exchange, engines, now)
 
     def serve_queues(self) -> None:
         """Send on all who wait, as long as there is room."""

@@ -110,10 +110,12 @@ class Exchange:
         request: Request,
         features: Features,
         responder: Responder,
-        grant: Grant | None = None,
-        trace: RequestTrace | None = None,
+        grant: Grant | None,
+        trace: RequestTrace | None,
+        now: float,
     ) -> None:
-        """`grant`: what its key's limits set aside for it, once they let it in."""
+        """`grant`: what its key's limits set aside for it, once they let it in; `now`: when it
+        came."""
         self._dispatcher = dispatcher
         self._trace = trace
         self.request = request
@@ -127,7 +129,7 @@ class Exchange:
         """Engines that failed this request: chosen again only when there is no other."""
         self.deadline = _NEVER
         """When the present state will have lasted too long. All times are monotonic."""
-        self.submitted_at = monotonic()
+        self.submitted_at = now
         self.sent_at = self.first_byte_at = 0.0
         """When the present engine had the request, and when its answer began."""
         self.answered = False
@@ -157,13 +159,12 @@ class Exchange:
 
     # -- to the engine
 
-    def send_to(self, engine: EngineHandle, reason: str, known_tokens: int) -> None:
+    def send_to(self, engine: EngineHandle, reason: str, known_tokens: int, now: float) -> None:
         """Send the request to the engine chosen, which need not read `known_tokens` of its
         prompt."""
         self.engine = engine
         self.reason = reason
         dispatcher, features = self._dispatcher, self.features
-        now = monotonic()
         if self._queued_at is not None:
             dispatcher.metrics.queue_wait.observe(now - self._queued_at)
         to_read = features.prompt_tokens - known_tokens
@@ -234,7 +235,7 @@ class Exchange:
         if usage is not None:
             engine.meter.tokens += usage.completion_tokens
         self._done(200, usage, engine, now)
-        self.responder.respond(200, self._answer_headers(head), body)
+        self.responder.respond(200, self._answer_headers(head, now), body)
 
     def on_head(self, head: ResponseHead) -> None:
         engine = self.engine
@@ -294,7 +295,7 @@ class Exchange:
             self._lease.prefilled()
         self.state = _STREAMING
         length = content_length(head) if self._filter is None else None
-        self.responder.start(head.status, self._answer_headers(head), length)
+        self.responder.start(head.status, self._answer_headers(head, monotonic()), length)
         self._last = self._begin = held = b"".join(self._held)
         self._held = ()
         self.events += held.count(b"data:")
@@ -314,9 +315,9 @@ class Exchange:
             self.responder.finish()
         else:
             body = self._held[0] if len(self._held) == 1 else b"".join(self._held)
-            usage = read_usage(body) if head.status == 200 else None
-            self._answered(head.status, usage, monotonic())
-            self.responder.respond(head.status, self._answer_headers(head), body)
+            usage, now = read_usage(body) if head.status == 200 else None, monotonic()
+            self._answered(head.status, usage, now)
+            self.responder.respond(head.status, self._answer_headers(head, now), body)
 
     def _streamed_usage(self) -> Usage | None:
         if self._filter is not None and self._filter.usage is not None:
@@ -349,16 +350,16 @@ class Exchange:
         else:
             self._attempt_failed(failure)
 
-    def _answer_headers(self, head: ResponseHead) -> WrittenHeaders:
+    def _answer_headers(self, head: ResponseHead, now: float) -> WrittenHeaders:
         grant = self.grant
         # An engine's limits are on the router; a limited client's are its key's.
         if grant is None or not grant.account.limited:
             passed = head.returned or returned_fields(head, with_limits=True)
         else:
             passed = head.returned_without_limits or returned_fields(head, with_limits=False)
-        return WrittenHeaders(self._own_lines(passed))
+        return WrittenHeaders(self._own_lines(now, passed))
 
-    def _own_lines(self, passed: bytes = b"") -> bytes:
+    def _own_lines(self, now: float, passed: bytes = b"") -> bytes:
         """What every answer says, and how much is left of its key's limits; after what `passed`
         from the engine."""
         engine, grant = self.engine, self.grant
@@ -367,7 +368,7 @@ class Exchange:
             self.request.id,
             b"-" if engine is None else engine.name_bytes,
             header_text(self.reason),
-            b"" if grant is None else self._dispatcher.ledger.limit_lines(grant),
+            b"" if grant is None else self._dispatcher.ledger.limit_lines(grant, now),
         )
 
     # -- when an attempt fails
@@ -453,10 +454,11 @@ class Exchange:
         """Answer with an error of the router's own."""
         if self.over:
             return
-        headers = [*error_headers(error), *WrittenHeaders(self._own_lines())]
+        now = monotonic()
+        headers = [*error_headers(error), *WrittenHeaders(self._own_lines(now))]
         code = error.info.code or error.info.type
         self._dispatcher.metrics.rejected[self.features.model or "-", code] += 1
-        self._done(error.status, None, None, monotonic())
+        self._done(error.status, None, None, now)
         self.responder.respond(error.status, headers, error.body())
 
     def cancel(self) -> None:

@@ -26,12 +26,14 @@ class KnownHead(Generic[T]):
     same bytes with other digits as another message of the same kind.
     """
 
-    __slots__ = ("__weakref__", "_after", "_before", "_digits_at", "meaning")
+    __slots__ = ("__weakref__", "_after", "_before", "_digits_at", "_num_digits", "meaning")
 
     def __init__(self, before: bytes, after: bytes, meaning: T) -> None:
         self._before = before
         self._after = after
         self._digits_at = len(before)
+        self._num_digits = 3
+        """As many as the last length had, which are tried first."""
         self.meaning = meaning
 
     def body_of(self, data: bytes) -> tuple[int, int] | None:
@@ -39,10 +41,15 @@ class KnownHead(Generic[T]):
         head, whole."""
         if not data.startswith(self._before):
             return None
-        at = self._digits_at
-        end = data.find(b"\r", at, at + _MOST_DIGITS + 1)
+        at, after = self._digits_at, self._after
+        end = at + self._num_digits
+        if not data.startswith(after, end):
+            end = data.find(b"\r", at, at + _MOST_DIGITS + 1)
+            if not data.startswith(after, end):
+                return None
+            self._num_digits = end - at
         digits = data[at:end]
-        if not digits.isdigit() or not data.startswith(self._after, end):
+        if not digits.isdigit():
             return None
         return end + len(self._after), int(digits)
 

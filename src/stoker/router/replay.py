@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stoker.errors import ConfigError, InvalidRequest
+from stoker.errors import ConfigError, InvalidRequest, why
 from stoker.router.config import Config, PolicyName
 from stoker.router.engines.handle import EngineHandle, Lease
 from stoker.router.fleet import Fleet
@@ -51,7 +51,7 @@ def read_trace(path: Path) -> list[Arrival]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error})") from error
+        raise ConfigError(f"{path}: cannot be read ({why(error)})") from error
     try:
         whole = json.loads(text)
     except json.JSONDecodeError:

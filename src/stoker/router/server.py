@@ -26,6 +26,7 @@ from stoker.router.kubernetes.access import find_access
 from stoker.router.kubernetes.api import PodApi
 from stoker.router.kubernetes.asking import asker
 from stoker.router.kubernetes.discovery import Discovery
+from stoker.router.kv.followers import Followers
 from stoker.router.ledger import route as usage_route
 from stoker.router.ledger.keeper import Keeper
 from stoker.router.policies import POLICIES
@@ -58,6 +59,17 @@ _POSTED = frozenset(
         b"/detokenize",
     )
 )
+
+# What a reload does not change.
+_SETTLED: dict[str, Callable[[Config], object]] = {
+    "router.host": lambda config: config.router.host,
+    "router.port": lambda config: config.router.port,
+    "router.access_log": lambda config: config.router.access_log,
+    "storage": lambda config: config.storage,
+    "redis": lambda config: config.redis,
+    "kubernetes": lambda config: config.kubernetes,
+    "traces": lambda config: config.traces,
+}
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +115,7 @@ class RouterServer:
         self._tasks: list[asyncio.Task[None]] = []
         self._server: asyncio.Server | None = None
         self._managed: frozenset[str] = frozenset()
-        self._followed: dict[EngineHandle, asyncio.Task[None]] = {}
+        self._followers = Followers()
 
     def _use(self, config: Config) -> None:
         """Go by this configuration. What every request asks for is kept beside it, because to
@@ -181,25 +193,13 @@ class RouterServer:
 
     async def reload(self, config: Config) -> list[EngineHandle]:
         """Go on with another configuration, once its engines have been probed; no request is
-        dropped. The engines that left.
-
-        Where the router listens cannot change while it runs.
+        dropped. The engines that left. Settings of `_SETTLED` stay as they are, with a warning.
         """
-        old, new = self.config.router, config.router
-        if (old.host, old.port) != (new.host, new.port):
-            log.warning("router.host and router.port change only when the router is restarted")
-        if self.config.storage != config.storage:
-            log.warning("storage.url changes only when the router is restarted")
-        if self.config.redis != config.redis:
-            log.warning("redis changes only when the router is restarted")
-        if old.access_log != new.access_log:
-            log.warning("router.access_log changes only when the router is restarted")
-        elif self.dispatcher.access_log is not None:
+        for setting, get in _SETTLED.items():
+            if get(self.config) != get(config):
+                log.warning("%s changes only when the router is restarted", setting)
+        if self.dispatcher.access_log is not None:
             self.dispatcher.access_log.reopen()
-        if self.config.kubernetes != config.kubernetes:
-            log.warning("kubernetes changes only when the router is restarted")
-        if self.config.traces != config.traces:
-            log.warning("traces.endpoint changes only when the router is restarted")
         self._use(config)
         return await self._changes.reload(config)
 
@@ -215,32 +215,12 @@ class RouterServer:
 
     def _changed(self) -> None:
         """The fleet or the policy may be another: give it what it goes by."""
-        policy = self.dispatcher.policy
+        policy, engines = self.dispatcher.policy, self.dispatcher.fleet.engines.values()
         if self.shared is not None and isinstance(policy, Session):
             policy.moves = self.shared.moves
-        self._follow_caches()
-
-    def _follow_caches(self) -> None:
-        """For the policy that goes by it: keep up with what engines' KV caches hold."""
-        policy = self.dispatcher.policy
         index = policy.index if isinstance(policy, Kv) else None
         self.dispatcher.wants_tokens = index is not None
-        engines = self.dispatcher.fleet.engines.values()
-        for engine in [one for one in self._followed if index is None or one not in engines]:
-            self._followed.pop(engine).cancel()
-            if index is not None:
-                index.drop(engine)
-        if index is None:
-            return
-        from stoker.router.kv.subscriber import Subscriber
-
-        for engine in engines:
-            if engine.kv_events is not None and engine not in self._followed:
-                follower = Subscriber(
-                    engine, index, events=engine.kv_events, replay=engine.kv_replay
-                )
-                name = f"KV events of {engine.name}"
-                self._followed[engine] = self.loop.create_task(follower.run(), name=name)
+        self._followers.follow(engines, index)
 
     def manage(
         self,
@@ -283,7 +263,7 @@ class RouterServer:
             await self._discovery.stop()
         self.dispatcher.close()
         self._prober.stop()
-        tasks = [*self._tasks, *self._followed.values()]
+        tasks = [*self._tasks, *self._followers.tasks]
         await _end(tasks)
         for connection in list(self.connections):
             connection.close()

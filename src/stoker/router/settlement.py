@@ -46,9 +46,11 @@ def settle(
         dispatcher.metrics.answered(model or "-", name, status, first_byte_s, total_s, usage)
     if grant is not None and usage is not None and status < 400 and features.answers == 1:
         seconds = exchange.engine_s if engine is not None else 0.0
-        dispatcher.ledger.settle(grant, features, engine, _ANSWERED, usage, seconds=seconds)
+        dispatcher.ledger.settle(
+            grant, features, engine, _ANSWERED, usage, now=now, seconds=seconds
+        )
     elif grant is not None:
-        _charge(dispatcher, exchange, grant, status, usage, engine, streaming=streaming)
+        _charge(dispatcher, exchange, grant, status, usage, engine, streaming=streaming, now=now)
     access_log = dispatcher.access_log
     if access_log is not None:
         access_log.note(
@@ -73,6 +75,7 @@ def _charge(
     engine: EngineHandle | None,
     *,
     streaming: bool,
+    now: float,
 ) -> None:
     """Charge its key for what it took: as the engine says, else as far as can be guessed."""
     features = exchange.features
@@ -92,6 +95,7 @@ def _charge(
         engine,
         outcome,
         usage or _NOTHING,
+        now=now,
         estimated=guessed,
         seconds=exchange.engine_s if engine is not None else 0.0,
     )

@@ -244,14 +244,14 @@ class UpstreamConnection(asyncio.Protocol):
     def _finish(self, *, reusable: bool) -> None:
         receiver, self._receiver = self._receiver, None
         self._complete = self._in_body = self._until_close = False
-        if self._paused:
-            self.resume()  # whoever has it next waits for an answer
         self._free(reusable=reusable)
         if receiver is not None:
             receiver.on_end()
 
     def _free(self, *, reusable: bool) -> None:
         """Its answer is over: let the next request have it, or close it."""
+        if self._paused:
+            self.resume()  # whoever has it next waits for an answer
         self.reused = True
         transport = self._transport
         if reusable and transport is not None and not transport.is_closing():

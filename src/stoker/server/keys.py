@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from stoker.errors import InvalidRequest
+from stoker.errors import InvalidRequest, why
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class KeyRing:
                 self._from_file = _read(file)
             except (OSError, UnicodeDecodeError) as error:
                 raise InvalidRequest(
-                    f"--api-key-file {file} cannot be read: {error}", param="api_key_file"
+                    f"--api-key-file {file} cannot be read: {why(error)}", param="api_key_file"
                 ) from None
 
     @property

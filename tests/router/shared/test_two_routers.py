@@ -56,10 +56,13 @@ async def elsewhere(router: RouterProcess) -> dict[str, float]:
 
 async def becomes(get: Callable[[], Any], value: Any) -> None:
     """Wait until `get` answers so."""
-    async with asyncio.timeout(60):
-        while (last := await get()) != value:
-            assert last is not None
-            await asyncio.sleep(0.05)
+    last: Any = None
+    try:
+        async with asyncio.timeout(60):
+            while (last := await get()) != value:  # noqa: ASYNC110  (in another process)
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        raise AssertionError(f"still {last}, and not {value}") from None
 
 
 async def test_sessions_need_nothing_shared_in_quiet_times(tmp_path: Path) -> None:

@@ -33,7 +33,8 @@ _RESULT = "Result"
 
 def serve(
     base_url: Annotated[
-        str | None, typer.Option(help="The server's address.", rich_help_panel=_SERVER)
+        str | None,
+        typer.Option("--base-url", "--url", help="The server's address.", rich_help_panel=_SERVER),
     ] = None,
     host: Annotated[
         str, typer.Option(help="… or its host,", rich_help_panel=_SERVER)

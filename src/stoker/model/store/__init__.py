@@ -5,7 +5,7 @@ what was pulled, `wheel` and `hub` fetch from a package index and from the Huggi
 `transfer` moves bytes, resuming and verifying. Nothing here reads a model's content.
 """
 
-from stoker.model.store.names import CATALOGUE, DEFAULT_MODEL
+from stoker.model.store.names import CATALOGUE, DEFAULT_MODEL, parse_name
 from stoker.model.store.progress import Progress, no_progress, terminal_progress
 from stoker.model.store.store import Store, StoredModel, resolve
 
@@ -16,6 +16,7 @@ __all__ = [
     "Store",
     "StoredModel",
     "no_progress",
+    "parse_name",
     "resolve",
     "terminal_progress",
 ]

@@ -10,51 +10,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
-
-import msgspec
+from typing import TypeVar
 
 from stoker.api.batch_lines import LineError
 from stoker.api.errors import ApiError
 from stoker.errors import StokerError
 from stoker.router.batches import files
 from stoker.router.batches.holder import is_dead
-from stoker.router.batches.objects import (
-    Batch,
-    BatchRequest,
-    BatchUsage,
-    Counts,
-    InputTokensDetails,
-    OutputTokensDetails,
-    window_seconds,
-)
+from stoker.router.batches.objects import Batch, BatchRequest, window_seconds
+from stoker.router.batches.rows import SELECT, batch_of, find, set_status, to_json
 from stoker.router.batches.schema import new_id
-from stoker.router.storage import Database, Row, Transaction, Value
+from stoker.router.storage import Database, Transaction, Value
 from stoker.router.usage import Usage
 
 T = TypeVar("T")
 
 UNFINISHED = ("validating", "in_progress", "finalizing", "cancelling")
-_TIMES = (
-    "in_progress_at",
-    "finalizing_at",
-    "completed_at",
-    "failed_at",
-    "expired_at",
-    "cancelling_at",
-    "cancelled_at",
-)
-_SHOWN = (
-    *("id", "status", "endpoint", "input_file_id", "completion_window", "created_at"),
-    *("expires_at", "model", "output_file_id", "error_file_id"),
-    *_TIMES,
-)
-_COLUMNS = (
-    *_SHOWN,
-    *("metadata", "errors", "total", "completed", "failed"),
-    *("input_tokens", "cached_tokens", "output_tokens"),
-)
-_SELECT = f"SELECT {', '.join(_COLUMNS)} FROM batches"
 
 
 class HoldLost(StokerError):
@@ -120,7 +91,7 @@ class BatchStore:
                 "endpoint": request.endpoint,
                 "input_file_id": file.id,
                 "completion_window": request.completion_window,
-                "metadata": _json(request.metadata),
+                "metadata": to_json(request.metadata),
                 "output_expires_after": after.seconds if after is not None else None,
                 "created_at": now,
                 "expires_at": now + window_seconds(request.completion_window),
@@ -129,13 +100,13 @@ class BatchStore:
             tx.execute(
                 f"INSERT INTO batches ({', '.join(values)}) VALUES ({marks})", [*values.values()]
             )
-            return _find(tx, batch_id)
+            return find(tx, batch_id)
 
         return await self._database.write(work)
 
     async def get(self, batch_id: str, owner: str | None = None) -> Batch:
         """A batch, if it is `owner`'s (None: whose it may be). Raises `ApiError` 404."""
-        return await self._database.read(lambda tx: _find(tx, batch_id, owner))
+        return await self._database.read(lambda tx: find(tx, batch_id, owner))
 
     async def owner(self, batch_id: str) -> str:
         """Whose batch it is."""
@@ -151,10 +122,10 @@ class BatchStore:
         def work(tx: Transaction) -> list[Batch]:
             earlier, parameters = ("", []) if after is None else ("AND id < ? ", [after])
             rows = tx.rows(
-                f"{_SELECT} WHERE owner = ? {earlier}ORDER BY id DESC LIMIT ?",
+                f"{SELECT} WHERE owner = ? {earlier}ORDER BY id DESC LIMIT ?",
                 (owner, *parameters, limit),
             )
-            return [_batch(row) for row in rows]
+            return [batch_of(row) for row in rows]
 
         return await self._database.read(work)
 
@@ -162,13 +133,13 @@ class BatchStore:
         """Ask for a batch to be cancelled. Raises `ApiError` 404, or 409 if it is too late."""
 
         def work(tx: Transaction) -> Batch:
-            batch = _find(tx, batch_id, owner, tx.for_update)
+            batch = find(tx, batch_id, owner, tx.for_update)
             if batch.status in ("validating", "in_progress"):
                 tx.execute(
                     "UPDATE batches SET status = 'cancelling', cancelling_at = ? WHERE id = ?",
                     (int(tx.now()), batch_id),
                 )
-                return _find(tx, batch_id)
+                return find(tx, batch_id)
             if batch.status not in ("cancelling", "cancelled"):
                 raise ApiError(
                     409,
@@ -273,7 +244,7 @@ class BatchStore:
             )
             if status != "validating":
                 return status  # cancelled meanwhile
-            _set_status(tx, batch_id, "in_progress")
+            set_status(tx, batch_id, "in_progress")
             return "in_progress"
 
         return await self._held(batch_id, work)
@@ -284,8 +255,8 @@ class BatchStore:
         def work(tx: Transaction, status: str) -> None:
             tx.execute("DELETE FROM batch_lines WHERE batch_id = ?", (batch_id,))
             listed = {"object": "list", "data": [error.model_dump() for error in errors]}
-            tx.execute("UPDATE batches SET errors = ? WHERE id = ?", (_json(listed), batch_id))
-            _set_status(tx, batch_id, "failed")
+            tx.execute("UPDATE batches SET errors = ? WHERE id = ?", (to_json(listed), batch_id))
+            set_status(tx, batch_id, "failed")
 
         await self._held(batch_id, work)
 
@@ -334,7 +305,7 @@ class BatchStore:
         def work(tx: Transaction, status: str) -> str:
             if status != "in_progress":
                 return status
-            _set_status(tx, batch_id, "finalizing")
+            set_status(tx, batch_id, "finalizing")
             return "finalizing"
 
         return await self._held(batch_id, work)
@@ -379,7 +350,7 @@ class BatchStore:
                 "WHERE id = ?",
                 (output and output[0], errors and errors[0], unanswered, batch_id),
             )
-            _set_status(tx, batch_id, status)
+            set_status(tx, batch_id, status)
 
         await self._held(batch_id, work)
 
@@ -391,46 +362,3 @@ def _keep(tx: Transaction, batch_id: str, result: Result) -> bool:
         (int(result.good), result.text, batch_id, result.number),
     )
     return changed == 1
-
-
-def _set_status(tx: Transaction, batch_id: str, status: str) -> None:
-    column = f"{status}_at"
-    assert column in _TIMES
-    tx.execute(
-        f"UPDATE batches SET status = ?, {column} = ? WHERE id = ?",
-        (status, int(tx.now()), batch_id),
-    )
-
-
-def _find(tx: Transaction, batch_id: str, owner: str | None = None, lock: str = "") -> Batch:
-    row = tx.row(f"{_SELECT} WHERE id = ? AND owner = COALESCE(?, owner){lock}", (batch_id, owner))
-    if row is None:
-        raise ApiError(
-            404,
-            f"There is no batch with the id {batch_id[:128]!r}.",
-            param="batch_id",
-            code="not_found",
-        )
-    return _batch(row)
-
-
-def _batch(row: Row) -> Batch:
-    value = dict(zip(_COLUMNS, row, strict=True))
-    metadata, errors = value["metadata"], value["errors"]
-    return Batch(
-        request_counts=Counts(value["total"], value["completed"], value["failed"]),
-        usage=BatchUsage(
-            value["input_tokens"],
-            InputTokensDetails(value["cached_tokens"]),
-            value["output_tokens"],
-            OutputTokensDetails(),
-            value["input_tokens"] + value["output_tokens"],
-        ),
-        metadata=None if metadata is None else msgspec.json.decode(metadata),
-        errors=None if errors is None else msgspec.json.decode(errors),
-        **{name: value[name] for name in _SHOWN},
-    )
-
-
-def _json(value: Any) -> str | None:
-    return None if value is None else msgspec.json.encode(value).decode()

@@ -65,12 +65,6 @@ class CircuitBreaker:
             if self._failures >= self._config.failures:
                 self._open(now)
 
-    def opens_again_in(self, now: float) -> float:
-        """Seconds until an open breaker lets a request through; 0 when it already does."""
-        if self.state is not BreakerState.OPEN:
-            return 0.0
-        return max(0.0, self._opened_at + self._config.open_for - now)
-
     def _open(self, now: float) -> None:
         self.state = BreakerState.OPEN
         self._opened_at = now

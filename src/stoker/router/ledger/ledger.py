@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from time import monotonic
 
 from stoker.api.errors import ApiError, unauthorized
 from stoker.router.config import Config
@@ -39,7 +40,7 @@ class Grant:
         self.tokens = tokens
         self.cost = cost
         self.second = now
-        """When it was let in, on the loop's clock;"""
+        """When it was let in, on the monotonic clock;"""
         self.shared: Shared | None = None
         """and what Redis said, if its limits are shared."""
         self.over = False
@@ -52,16 +53,14 @@ class Ledger:
         self,
         config: Config,
         *,
-        clock: Callable[[], float],
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        """`clock` is the loop's; `wall_clock` tells seconds since 1970."""
+        """`wall_clock` tells seconds since 1970; every other time is on the monotonic clock."""
         self.keyring = Keyring()
         self.book = Book()
         self.required = False
         self.shared: SharedLimits | None = None
         """The limits of several routers together, if there are several."""
-        self._clock = clock
         self.wall_clock = wall_clock
         """Whose days and months budgets and usage go by."""
         self.reconfigure(config)
@@ -97,9 +96,11 @@ class Ledger:
         if not account.may_use(features.model, features.asked_model):
             raise model_not_allowed(account, features.asked_model or features.model)
 
-    def admit(self, account: Account, features: Features, engines: Iterable[EngineHandle]) -> Grant:
+    def admit(
+        self, account: Account, features: Features, engines: Iterable[EngineHandle], now: float
+    ) -> Grant:
         """Let a request in by this router's own count, or raise `ApiError` (429)."""
-        now, cost = self._clock(), 0.0
+        cost = 0.0
         if account.purse is not None:
             cost = self.estimate(features, engines)
             refusal = account.purse.reserve(cost, self.wall_clock())
@@ -123,7 +124,7 @@ class Ledger:
         try:
             shared = await self.shared.take(account, grant.tokens)
         except RedisAway:
-            self._take(grant, self._clock())
+            self._take(grant, monotonic())
             return
         if not shared.granted:
             self.release(grant)
@@ -131,7 +132,7 @@ class Ledger:
             raise over_limits(account, grant.tokens, *windows, shared.now)
         grant.shared = shared
         # For the time when Redis may be away.
-        grant.second = self._clock()
+        grant.second = monotonic()
         for window, amount in ((account.requests, 1), (account.tokens, grant.tokens)):
             if window is not None:
                 window.note(amount, grant.second)
@@ -188,14 +189,14 @@ class Ledger:
             purse.reserved = max(0.0, purse.reserved - grant.cost)
         grant.over = True
 
-    def limit_lines(self, grant: Grant) -> bytes:
+    def limit_lines(self, grant: Grant, now: float) -> bytes:
         """What an answer says of its key's limits, as it is written."""
         account, shared = grant.account, grant.shared
         if not account.limited:
             return b""
         if shared is not None:
             return limit_lines(shared.requests, shared.tokens, shared.now)
-        return limit_lines(account.requests, account.tokens, self._clock())
+        return limit_lines(account.requests, account.tokens, now)
 
     # -- and out
 
@@ -207,6 +208,7 @@ class Ledger:
         outcome: Outcome,
         usage: Usage,
         *,
+        now: float,
         estimated: bool = False,
         seconds: float = 0.0,
     ) -> None:
@@ -229,7 +231,7 @@ class Ledger:
             purse.fresh += cost
         if account.tokens is not None:
             took = prompt_tokens + completion_tokens
-            account.tokens.correct(took - grant.tokens, grant.second, self._clock())
+            account.tokens.correct(took - grant.tokens, grant.second, now)
             if grant.shared is not None and self.shared is not None:
                 self.shared.correct(account, int(grant.shared.now), took - grant.tokens)
         model = features.model or "-"
