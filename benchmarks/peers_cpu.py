@@ -20,9 +20,10 @@ measures, the others are stopped (SIGSTOP), so that none disturbs another.
 llama.cpp is measured with its own `llama-batched-bench` (no HTTP, no sampling: its best case),
 the best of the files given for each figure. A file that comes out more than a tenth behind
 the best in the first repeat is not measured again for that figure. Beside Stoker's figures stands
-their share of this machine's ceilings, which are measured here too (`ceilings.py`): at batch 1 of
-reading memory as large as the weights, in prefill of the best multiplying instruction on registers
-alone.
+their share of this machine's ceilings, which are measured here too (`ceilings.py`): in prefill of
+the best multiplying instruction on registers alone, at batch 1 of reading memory as large as the
+weights. What memory gives moves within minutes, so it is read right before and after each of these
+runs, and the share is the median of the repeats' own.
 
 A long comparison can be made in parts: with `--json FILE --resume` the samples that FILE has are
 kept and those of this run added, so `--sections decode --batches 64` and so on may follow each
@@ -53,7 +54,29 @@ from stoker.model.store import resolve
 console = Console(stderr=True)
 
 
-def run(peers: list[Peer], loads: list[Load], repeats: int) -> dict[str, dict[str, list[float]]]:
+class Reading:
+    """Memory as large as Stoker's weights, read around each run that is bound by it."""
+
+    def __init__(self, nbytes: int, isa: str, threads: int) -> None:
+        self._nbytes, self._isa, self._threads = nbytes, isa, threads
+        self.shares: dict[str, list[float]] = {}
+
+    def measure(self, peer: Peer, load: Load, seed: int) -> float:
+        """The peer's tokens per second; notes what share of reading they were."""
+        before = self._gb_per_s()
+        figure = peer.measure(load, seed)
+        ceiling = (before + self._gb_per_s()) / 2
+        self.shares.setdefault(load.label, []).append(figure * self._nbytes / 1e9 / ceiling)
+        return figure
+
+    def _gb_per_s(self) -> float:
+        found = measure(self._nbytes / 1e6, isa=self._isa, threads=self._threads, repeats=5)
+        return found.read_gb_per_s
+
+
+def run(
+    peers: list[Peer], loads: list[Load], repeats: int, reading: Reading | None = None
+) -> dict[str, dict[str, list[float]]]:
     """`{load label: {peer: [a figure of each repeat]}}`, peers alternating."""
     results: dict[str, dict[str, list[float]]] = {
         load.label: {peer.name: [] for peer in peers} for load in loads
@@ -66,7 +89,12 @@ def run(peers: list[Peer], loads: list[Load], repeats: int) -> dict[str, dict[st
                 for peer in peers:
                     progress.update(task, description=f"{load.label}: {peer.name}")
                     if not _is_settled(load, peer.name, figures, repeat):
-                        figure = peer.measure(load, seed=1000 * repeat + 10 * load.batch)
+                        seed = 1000 * repeat + 10 * load.batch
+                        streams = load.kind == "decode" and load.batch == 1
+                        if reading and streams and peer.name.startswith("stoker"):
+                            figure = reading.measure(peer, load, seed)
+                        else:
+                            figure = peer.measure(load, seed)
                         figures[peer.name].append(figure)
                     progress.advance(task)
     return results
@@ -94,24 +122,22 @@ def machine() -> str:
     return f"{len(os.sched_getaffinity(0))} × {model}, {platform.system()} {platform.release()}"
 
 
-def shares(arguments: argparse.Namespace, threads: int) -> dict[str, Share]:
-    """What of the ceilings a token per second of Stoker is, for each kind of load that has one.
+def ceilings(arguments: argparse.Namespace) -> tuple[dict[str, Share], Reading]:
+    """What of multiplying a token per second of Stoker's prefill is, and how to judge its decode.
 
-    The ceiling's weights are in the format that Stoker computes them in, so only where one format
+    The ceilings' weights are in the format that Stoker computes them in, so only where one format
     is compared."""
     model = open_model(resolve(arguments.stoker))
     weight_format = (arguments.stoker_format or [None])[0]
     work = work_of(model, weight_format)
-    nbytes = sum(part.bytes for part in work.values())
-    found = measure(nbytes / 1e6, isa=arguments.isa or "", threads=threads)
+    isa = arguments.isa or ""
+    reading = Reading(sum(part.bytes for part in work.values()), isa, arguments.threads)
+    found = measure(1, isa=isa, threads=arguments.threads)
     rate = found.int8_gmac_per_s
     if computes_in_bf16(model, weight_format):
         rate = found.bf16_gmac_per_s
     macs = sum(part.weights for name, part in work.items() if name != "logits")
-    shared = {"decode ×1": Share("of reading memory", nbytes / 1e9 / found.read_gb_per_s)}
-    if rate:
-        shared["prefill"] = Share("of multiplying", macs / 1e9 / rate)
-    return shared
+    return {"prefill": Share("of multiplying", macs / 1e9 / rate)} if rate else {}, reading
 
 
 def loads_of(arguments: argparse.Namespace) -> list[Load]:
@@ -202,14 +228,18 @@ def main() -> None:
             parser.error("--resume needs --json")
         if arguments.json.exists():
             comparison = Comparison.load(arguments.json)
-    if len(arguments.stoker_format) < 2 and not comparison.shares:
-        comparison.shares |= shares(arguments, arguments.threads)
+    reading = None
+    if len(arguments.stoker_format) < 2:
+        shares, reading = ceilings(arguments)
+        comparison.shares = comparison.shares or shares
 
     peers = start(arguments)
     try:
-        for label, row in run(peers, loads, arguments.repeats).items():
+        for label, row in run(peers, loads, arguments.repeats, reading).items():
             for name, samples in row.items():
                 comparison.add(label, name, samples)
+        for label, samples in (reading.shares if reading else {}).items():
+            comparison.paired_shares.setdefault(label, []).extend(samples)
         if "http" in arguments.sections.split(","):
             through_http(arguments, peers[0], comparison)
     finally:

@@ -14,6 +14,8 @@ from peers import OFFLINE as OFFLINE_LABEL
 from peers_targets import CEILING, LLAMA, OFFLINE, SECONDS, START, VLLM, Target
 from rich.table import Table
 
+READING = "of reading memory"
+
 
 @dataclass(frozen=True, slots=True)
 class Share:
@@ -33,12 +35,15 @@ class Comparison:
     peak_rss_mib: dict[str, float] = field(default_factory=dict)
     shares: dict[str, Share] = field(default_factory=dict)
     """By label, or by its first word."""
+    paired_shares: dict[str, list[float]] = field(default_factory=dict)
+    """By label: each sample's share of a ceiling that was measured right around it."""
 
     @classmethod
     def load(cls, path: Path) -> Comparison:
         data: dict[str, Any] = json.loads(path.read_text())
         known = {name: data[name] for name in ("machine", "samples", "start_s", "peak_rss_mib")}
-        return cls(**known, shares={k: Share(**v) for k, v in data["shares"].items()})
+        shares = {k: Share(**v) for k, v in data["shares"].items()}
+        return cls(**known, shares=shares, paired_shares=data.get("paired_shares", {}))
 
     def save(self, path: Path, options: dict[str, str]) -> None:
         ratios = {label: self.ratios(label) for label in self.samples}
@@ -89,6 +94,8 @@ class Comparison:
         ours = [v for n, v in self.medians(label).items() if n.startswith("stoker")]
         if label == HTTP and OFFLINE_LABEL in self.samples:
             return max(ours) / max(self.medians(OFFLINE_LABEL).values()), "of the offline rate"
+        if self.paired_shares.get(label):
+            return statistics.median(self.paired_shares[label]), READING
         share = self.shares.get(label) or self.shares.get(label.split()[0])
         return (max(ours) * share.per_token, share.of) if ours and share else None
 

@@ -6,6 +6,12 @@
 #include "denormals.h"
 
 namespace stoker {
+namespace {
+
+constexpr int kRoundedTogether = 8;  // rows of an MLP tile
+
+}  // namespace
+
 struct Forward::Product {
   const PackedMatrix* weight;
   const Vector* bias;  // null or empty: none
@@ -127,11 +133,11 @@ void Forward::round_row(const float* row, int m, const Rounded& out) const {
   if (out.bf16.values) round_activations(matmul_, row, 0, m, m + 1, out.bf16);
 }
 
-void Forward::round_part(const float* part, int m, int col, int cols, const Rounded& out) const {
-  if (out.int8.quantized)
-    round_activations(matmul_, part, 0, 0, 1, part_of_row(out.int8, m, col, cols));
-  if (out.bf16.values)
-    round_activations(matmul_, part, 0, 0, 1, part_of_row(out.bf16, m, col, cols));
+void Forward::round_part(const float* part, ptrdiff_t stride, int m, int rows, int col, int cols,
+                         const Rounded& out) const {
+  for (const Activations* whole : {&out.int8, &out.bf16})
+    if (whole->quantized || whole->values)
+      round_activations(matmul_, part, stride, 0, rows, part_of(*whole, m, rows, col, cols));
 }
 
 Rounded Forward::normed(const NormWeights& norm, int thread, StepClock& clock) {
@@ -225,87 +231,6 @@ void Forward::attention_block(int layer, int thread, StepClock& clock) {
   if (config_.post_norms) add_normed(w.post_attn_norm, thread, clock);
 }
 
-// Head norms, rotary embedding, and the new keys and values into the cache.
-void Forward::rotate_and_write(int layer, int thread) {
-  const LayerWeights& w = weights_.layers[layer];
-  const int dim = config_.head_dim, group = config_.group();
-  const int rope = config_.layers[layer].rope;
-  const auto turn = [&](float* head, const Vector& norm, int position) {
-    if (config_.head_norm) ops_.rms_norm(head, norm.data(), config_.norm_eps, dim, head);
-    if (rope >= 0)
-      ops_.rope(head, ropes_[rope].cosines(position), ropes_[rope].sines(position),
-                ropes_[rope].half());
-  };
-  const Share items = share_of(batch_->tokens * config_.num_kv_heads, thread, pool_.size());
-  for (int item = items.begin; item < items.end; ++item) {
-    const int m = item / config_.num_kv_heads, h = item % config_.num_kv_heads;
-    const int position = space_.positions[m];
-    float* row = space_.qkv + static_cast<ptrdiff_t>(m) * config_.qkv_size();
-    for (int g = 0; g < group; ++g) turn(row + (h * group + g) * dim, w.q_norm, position);
-    float* k = row + config_.q_size() + h * dim;
-    turn(k, w.k_norm, position);
-    const int32_t block = batch_->block_table(space_.sequences[m])[position / kBlockTokens];
-    attention_.write(shape_, cache_.head(layer, h) + block * cache_.block_stride(),
-                     position % kBlockTokens, k, k + config_.kv_size());
-  }
-}
-
-void Forward::attend(int layer, int thread, StepClock& clock) {
-  const AttentionPlan& plan = plans_[window_of_layer_[layer]];
-  const ThreadWorkspace mine = space_.thread(thread);
-  const int width = config_.group() * config_.head_dim;
-  const Rounded rounded = space_.rounded(space_.attention, batch_->tokens, config_.q_size());
-  // A group's outputs may be rounded by themselves where they are whole blocks of columns.
-  const bool whole = width % kBlockCols == 0;
-  const auto head_of = [&](int token, int head) {
-    return space_.qkv + static_cast<ptrdiff_t>(token) * config_.qkv_size() + head * width;
-  };
-  const size_t slot_floats = partial_floats(shape_) * config_.group();
-
-  const int items = static_cast<int>(plan.items.size());
-  for (int i; (i = attention_tickets_[layer].take()) < items;) {
-    const PlannedItem& planned = plan.items[i];
-    float* q = head_of(planned.first_token, planned.kv_head);
-    const bool split = planned.partition >= 0;
-    const AttentionItem item{
-        .cache = cache_.head(layer, planned.kv_head),
-        .block_stride = cache_.block_stride(),
-        .block_table = batch_->block_table(planned.sequence),
-        .first_position = space_.positions[planned.first_token],
-        .queries = planned.queries,
-        .window = config_.layers[layer].window,
-        .q = q,
-        .q_stride = config_.qkv_size(),
-        .out = q,
-        .out_stride = config_.qkv_size(),
-        .partial = split ? space_.partials + planned.slot * slot_floats : nullptr,
-        .partition = planned.partition};
-    attention_.attend(shape_, item, mine.attention);
-    if (whole && !split)
-      for (int m = 0; m < planned.queries; ++m)
-        round_part(q + static_cast<ptrdiff_t>(m) * config_.qkv_size(), planned.first_token + m,
-                   planned.kv_head * width, width, rounded);
-  }
-
-  if (!plan.merges.empty()) {
-    meet(Part::attention, thread, clock);
-    const Share merges = share_of(static_cast<int>(plan.merges.size()), thread, pool_.size());
-    for (int i = merges.begin; i < merges.end; ++i) {
-      const PlannedMerge& planned = plan.merges[i];
-      float* out = head_of(planned.token, planned.kv_head);
-      attention_.merge(shape_, space_.partials + planned.slot * slot_floats, planned.partitions,
-                       mine.attention, out);
-      if (whole) round_part(out, planned.token, planned.kv_head * width, width, rounded);
-    }
-  }
-  if (!whole) {
-    meet(Part::attention, thread, clock);
-    const Share rows = share_of(batch_->tokens, thread, pool_.size());
-    for (int m = rows.begin; m < rows.end; ++m) round_row(head_of(m, 0), m, rounded);
-  }
-  meet(Part::attention, thread, clock);
-}
-
 // ---- MLP ------------------------------------------------------------------------------------
 
 void Forward::mlp_block(int layer, int thread, StepClock& clock) {
@@ -342,13 +267,16 @@ void Forward::mlp_tiles(const LayerWeights& w, const Rounded& in, int thread) {
       if (config_.gated)
         product({&w.gate, nullptr, 0}, in, top, top + rows, panel, panel + panels,
                 mine.gate - origin, stride);
-      for (int m = 0; m < rows; ++m) {
-        float* up = mine.up + m * stride;
-        if (config_.gated)
-          ops_.gate(config_.activation, mine.gate + m * stride, up, cols, up);
-        else
-          ops_.activate(config_.activation, cols, up);
-        round_part(up, top + m, col, cols, out);
+      for (int m = 0; m < rows; m += kRoundedTogether) {
+        const int count = std::min(kRoundedTogether, rows - m);
+        for (int i = m; i < m + count; ++i) {
+          float* up = mine.up + i * stride;
+          if (config_.gated)
+            ops_.gate(config_.activation, mine.gate + i * stride, up, cols, up);
+          else
+            ops_.activate(config_.activation, cols, up);
+        }
+        round_part(mine.up + m * stride, stride, top + m, count, col, cols, out);
       }
     }
   }

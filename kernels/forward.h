@@ -85,8 +85,10 @@ class Forward {
   Rounded normed(const NormWeights& norm, int thread, StepClock& clock);
   void norm_row(const NormWeights& norm, const float* x, float* out) const;
   void round_row(const float* row, int m, const Rounded& out) const;
-  // Rounds `cols` columns of row m, from column `col` (a multiple of 32) on.
-  void round_part(const float* part, int m, int col, int cols, const Rounded& out) const;
+  // Rounds `cols` columns, from column `col` (a multiple of 32) on, of rows [m, m + rows), which lie
+  // `stride` floats apart.
+  void round_part(const float* part, ptrdiff_t stride, int m, int rows, int col, int cols,
+                  const Rounded& out) const;
   // This thread's share of several products of the same input.
   void products(const Product* list, int count, const Rounded& in, int rows, float* out,
                 ptrdiff_t stride, int thread) const;

@@ -1,4 +1,6 @@
-// The paged key-value cache: blocks of 16 tokens for every layer (attention.h has the layout).
+// The paged key-value cache: blocks of 16 tokens (attention.h has the layout), each with all its
+// layers side by side: memory comes in pages of 2 MB, which a few blocks must not touch one of for
+// each layer.
 #pragma once
 
 #include <cstddef>
@@ -18,7 +20,7 @@ class KVCache {
 
   // K of `head` in block 0 of `layer`; other blocks follow at block_stride.
   uint8_t* head(int layer, int head) const {
-    return memory_.data() + (static_cast<size_t>(layer) * blocks_) * block_stride_ +
+    return memory_.data() + static_cast<size_t>(layer) * layer_bytes_ +
            static_cast<size_t>(head) * head_bytes_;
   }
 
@@ -26,8 +28,7 @@ class KVCache {
   void copy(int layer, int64_t from, int64_t to) const;
 
  private:
-  int64_t blocks_;
-  size_t head_bytes_, block_stride_;
+  size_t head_bytes_, layer_bytes_, block_stride_;
   Memory memory_;
 };
 

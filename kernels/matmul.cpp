@@ -1,5 +1,7 @@
 #include "matmul.h"
 
+#include <algorithm>
+
 namespace stoker {
 
 namespace portable { extern const MatmulKernels kMatmulKernels; }
@@ -18,6 +20,11 @@ namespace amx { extern const MatmulKernels kMatmulKernels; }
 namespace {
 
 size_t rounded_up(size_t n) { return (n + 63) / 64 * 64; }
+
+// Every panel meets the same blocks of activations. Of about so many a processor remembers which
+// have an outlier quad; of more it guesses, which can halve the speed.
+constexpr int kRememberedBlocks = 32768;
+constexpr int kRowUnit = 96;  // whole tiles on every instruction set
 
 int blocks_of(int cols) { return (cols + kBlockCols - 1) / kBlockCols; }
 
@@ -38,7 +45,7 @@ Activations lay_out_activations(void* buffer, ActivationFormat format, int rows,
   x.format = format;
   x.rows = rows;
   x.cols = cols;
-  x.blocks = blocks_of(cols);
+  x.blocks = x.row_blocks = blocks_of(cols);
   if (format == ActivationFormat::bf16)
     x.values = static_cast<uint16_t*>(buffer);
   else
@@ -46,10 +53,10 @@ Activations lay_out_activations(void* buffer, ActivationFormat format, int rows,
   return x;
 }
 
-Activations part_of_row(const Activations& x, int row, int col, int cols) {
-  const ptrdiff_t first = static_cast<ptrdiff_t>(row) * x.blocks + col / kBlockCols;
+Activations part_of(const Activations& x, int row, int rows, int col, int cols) {
+  const ptrdiff_t first = static_cast<ptrdiff_t>(row) * x.row_blocks + col / kBlockCols;
   Activations part = x;
-  part.rows = 1;
+  part.rows = rows;
   part.cols = cols;
   part.blocks = blocks_of(cols);
   if (x.quantized) part.quantized += first;
@@ -83,22 +90,25 @@ void matmul(const MatmulKernels& kernels, const PackedMatrix& weights, const Act
             int m_begin, int m_end, int panel_begin, int panel_end, float* out,
             ptrdiff_t out_stride) {
   if (m_begin >= m_end || panel_begin >= panel_end) return;
-  const MatmulArgs args{weights.codes(0),
-                        weights.scales(0),
-                        weights.mins(0),
-                        &x,
-                        static_cast<int>(weights.rows()),
-                        weights.blocks(),
-                        m_begin,
-                        m_end,
-                        panel_begin,
-                        panel_end,
-                        out,
-                        out_stride};
-  switch (weights.format()) {
-    case WeightFormat::q4: return kernels.matmul_q4(args);
-    case WeightFormat::q8: return kernels.matmul_q8(args);
-    case WeightFormat::bf16: return kernels.matmul_bf16(args);
+  MatmulArgs args{weights.codes(0),
+                  weights.scales(0),
+                  weights.mins(0),
+                  &x,
+                  static_cast<int>(weights.rows()),
+                  weights.blocks(),
+                  m_begin,
+                  m_end,
+                  panel_begin,
+                  panel_end,
+                  out,
+                  out_stride};
+  if (weights.format() == WeightFormat::bf16) return kernels.matmul_bf16(args);
+  const auto product = weights.format() == WeightFormat::q4 ? kernels.matmul_q4 : kernels.matmul_q8;
+  const int rows = std::max(1, kRememberedBlocks / weights.blocks() / kRowUnit) * kRowUnit;
+  for (int m = m_begin; m < m_end; m += rows) {
+    args.m_begin = m;
+    args.m_end = std::min(m_end, m + rows);
+    product(args);
   }
 }
 

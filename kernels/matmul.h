@@ -53,8 +53,9 @@ struct Activations {
   int rows = 0;
   int cols = 0;
   int blocks = 0;                        // ceil(cols / 32)
-  ActivationBlock* quantized = nullptr;  // int8: [rows][blocks]
-  uint16_t* values = nullptr;            // bf16: [rows][blocks · 32]
+  int row_blocks = 0;                    // from one row to the next: `blocks`, but in a part more
+  ActivationBlock* quantized = nullptr;  // int8: [rows][row_blocks]
+  uint16_t* values = nullptr;            // bf16: [rows][row_blocks · 32]
 };
 
 // Bytes that lay_out_activations needs, a multiple of 64.
@@ -63,9 +64,9 @@ size_t activation_bytes(ActivationFormat format, int rows, int cols);
 // Activations in `buffer`, which must be 64-byte aligned and hold activation_bytes.
 Activations lay_out_activations(void* buffer, ActivationFormat format, int rows, int cols);
 
-// Columns [col, col + cols) of row `row`, as one row that can be rounded by itself; `col` begins a
-// block.
-Activations part_of_row(const Activations& x, int row, int col, int cols);
+// Columns [col, col + cols) of rows [row, row + rows), to be rounded by themselves; `col` begins a
+// block. Products take whole rows.
+Activations part_of(const Activations& x, int row, int rows, int col, int cols);
 
 // What a kernel is told: plain numbers, because files compiled for different instruction sets must
 // not share inline functions.

@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
+#include <memory>
 #include <random>
 #include <string>
 #include <thread>
@@ -17,6 +18,7 @@
 
 #include "ceilings.h"
 #include "matmul.h"
+#include "weight_memory.h"
 
 namespace stoker::bench {
 namespace {
@@ -181,7 +183,8 @@ void run(const Options& o) {
 
 void ceilings(Isa isa, int threads, double megabytes, int repeats) {
   const auto part = static_cast<size_t>(megabytes * 1e6) / threads / 4096 * 4096;
-  const std::vector<uint8_t> memory(part * threads, 1);
+  const std::shared_ptr<uint8_t> memory = allocate_weights(part * threads);  // pages as weights'
+  std::fill_n(memory.get(), part * threads, uint8_t{1});
   Crew crew(threads);
   std::atomic<uint64_t> sink{0};
   const int passes = std::max(1, static_cast<int>(256 / megabytes));  // a small one lasts too
@@ -189,7 +192,7 @@ void ceilings(Isa isa, int threads, double megabytes, int repeats) {
   for (int i = 0; i < repeats; ++i) {
     const double seconds = crew.time([&](int t) {
       for (int pass = 0; pass < passes; ++pass)
-        sink |= read_memory(memory.data() + part * t, part);
+        sink |= read_memory(memory.get() + part * t, part);
     });
     read = std::max(read, passes * part * threads / seconds);
     int8 = std::max(int8, peak_rate(crew, threads, peak_of(isa, false)));

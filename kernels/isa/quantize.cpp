@@ -1,6 +1,6 @@
-// Rounding of activations: one block, or one vector, after the other, elementwise and in integers,
-// so that the bits are the same everywhere.
+// Rounding of activations: elementwise and in integers, so that the bits are the same everywhere.
 #include "isa/kernels.h"
+#include "isa/simd.h"
 
 #if defined(STOKER_ISA_avx2) || defined(STOKER_ISA_avx512) || defined(STOKER_ISA_amx)
 #include <immintrin.h>
@@ -148,44 +148,83 @@ inline void split_outlier(const float* x, float inverse, int8_t* codes, int8_t* 
   }
 }
 
-inline void quantize_block(const float* x, ActivationBlock& out) {
-  const Largest largest = largest_of(x);
-  const float max = float_from_bits(largest.bits);
-  if (largest.bits >= kInfinity || max < kSmallest) {
-    out = {};
-    out.scale = out.scaled_sum = largest.bits >= kInfinity ? float_from_bits(kNan) : 0.0f;
-    out.outlier_quad = kNoOutlier;
-    return;
+// Up to 16 blocks, wherever they lie: their scales are computed side by side, and no block waits for
+// a guess whether the one before has an outlier.
+struct Together {
+  const float* x[kLanes];
+  ActivationBlock* out[kLanes];
+  int count = 0;
+};
+
+inline void quantize(const Together& blocks) {
+  alignas(64) float most[kLanes], rest[kLanes], scale[kLanes], inverse[kLanes];
+  int quad[kLanes];
+  for (int i = 0; i < blocks.count; ++i) {
+    const Largest largest = largest_of(blocks.x[i]);
+    most[i] = float_from_bits(largest.bits);
+    rest[i] = float_from_bits(largest.rest_bits);
+    quad[i] = largest.quad;
   }
-  float range = max;
-  const float rest = float_from_bits(largest.rest_bits);
-  const bool outlier = max > kOutlierRatio * rest;
-  if (outlier) range = rest > max / 127.0f ? rest : max / 127.0f;
-  const float inverse = 127.0f / range;
-  const int sum = scale_and_round(x, inverse, out.codes);
-  out.scale = range / 127.0f;
-  out.neg_sum = -sum;
-  out.scaled_sum = out.scale * static_cast<float>(sum);
-  out.outlier_quad = outlier ? largest.quad : kNoOutlier;
-  memset(out.outlier, 0, sizeof out.outlier);
-  if (outlier)
-    split_outlier(x + largest.quad * 4, inverse, out.codes + largest.quad * 4, out.outlier);
+  for (int i = blocks.count; i < kLanes; ++i) most[i] = rest[i] = 1.0f;
+
+  const Vec maxima = load(most), others = load(rest), steps = splat(127.0f);
+  const Mask has_outlier = splat(kOutlierRatio) * others < maxima;
+  const Vec range = select(has_outlier, max(others, maxima / steps), maxima);
+  store(scale, range / steps);
+  store(inverse, steps / range);
+  const uint32_t finite = mask_bits(maxima < splat(float_from_bits(kInfinity)));
+  const uint32_t usual = finite & ~mask_bits(maxima < splat(kSmallest));
+  uint32_t outliers = mask_bits(has_outlier) & usual;
+
+  for (int i = 0; i < blocks.count; ++i) {
+    ActivationBlock& out = *blocks.out[i];
+    if (!(usual >> i & 1)) {
+      out = {};
+      out.scale = out.scaled_sum = finite >> i & 1 ? 0.0f : float_from_bits(kNan);
+      out.outlier_quad = kNoOutlier;
+      continue;
+    }
+    const int sum = scale_and_round(blocks.x[i], inverse[i], out.codes);
+    out.scale = scale[i];
+    out.neg_sum = -sum;
+    out.scaled_sum = scale[i] * static_cast<float>(sum);
+    out.outlier_quad = outliers >> i & 1 ? quad[i] : kNoOutlier;
+    memset(out.outlier, 0, sizeof out.outlier);
+  }
+  for (; outliers; outliers &= outliers - 1) {
+    const int i = __builtin_ctz(outliers);
+    ActivationBlock& out = *blocks.out[i];
+    split_outlier(blocks.x[i] + quad[i] * 4, inverse[i], out.codes + quad[i] * 4, out.outlier);
+  }
 }
 
 }  // namespace
 
 void round_int8(const float* x, ptrdiff_t x_stride, int row_begin, int row_end,
                 const Activations& out) {
+  const int whole = out.cols / kBlockCols;
+  Together blocks;
   for (int m = row_begin; m < row_end; ++m) {
     const float* row = x + m * x_stride;
-    ActivationBlock* blocks = out.quantized + static_cast<ptrdiff_t>(m) * out.blocks;
-    const int whole = out.cols / kBlockCols;
-    for (int b = 0; b < whole; ++b) quantize_block(row + b * kBlockCols, blocks[b]);
-    if (whole < out.blocks) {
-      float padded[kBlockCols] = {};
-      memcpy(padded, row + whole * kBlockCols, (out.cols - whole * kBlockCols) * sizeof(float));
-      quantize_block(padded, blocks[whole]);
+    ActivationBlock* to = out.quantized + static_cast<ptrdiff_t>(m) * out.row_blocks;
+    for (int b = 0; b < whole; ++b) {
+      blocks.x[blocks.count] = row + b * kBlockCols;
+      blocks.out[blocks.count] = to + b;
+      if (++blocks.count < kLanes) continue;
+      quantize(blocks);
+      blocks.count = 0;
     }
+  }
+  if (blocks.count > 0) quantize(blocks);
+  if (whole == out.blocks) return;
+  for (int m = row_begin; m < row_end; ++m) {
+    float padded[kBlockCols] = {};
+    memcpy(padded, x + m * x_stride + whole * kBlockCols,
+           (out.cols - whole * kBlockCols) * sizeof(float));
+    blocks.x[0] = padded;
+    blocks.out[0] = out.quantized + static_cast<ptrdiff_t>(m) * out.row_blocks + whole;
+    blocks.count = 1;
+    quantize(blocks);
   }
 }
 
@@ -194,7 +233,7 @@ void round_bf16(const float* x, ptrdiff_t x_stride, int row_begin, int row_end,
   const int padded = out.blocks * kBlockCols;
   for (int m = row_begin; m < row_end; ++m) {
     const float* row = x + m * x_stride;
-    uint16_t* values = out.values + static_cast<ptrdiff_t>(m) * padded;
+    uint16_t* values = out.values + static_cast<ptrdiff_t>(m) * out.row_blocks * kBlockCols;
     for (int k = 0; k < out.cols; ++k) values[k] = float_to_bf16(row[k]);
     for (int k = out.cols; k < padded; ++k) values[k] = 0;
   }

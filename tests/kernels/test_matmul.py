@@ -454,6 +454,15 @@ class TestIndependence:
             part = _kernels.matmul(np.ascontiguousarray(x[first:]), packed, isa)
             assert as_bytes(part) == as_bytes(whole[first:]), m
 
+    def test_of_many_rows_of_many_columns(self, isa: str, format_: str) -> None:
+        x, packed = product_of(200, 16, 8192, format_)
+        whole = _kernels.matmul(x, packed, isa)
+        for rows in [(0, 97), (97, 200), (150, 151)]:
+            out = _kernels.matmul(x, packed, isa, rows, (0, 1))
+            assert as_bytes(out[slice(*rows)]) == as_bytes(whole[slice(*rows)]), rows
+            assert not out[: rows[0]].any()
+            assert not out[rows[1] :].any()
+
     def test_of_the_ranges(self, isa: str, format_: str) -> None:
         x, packed = product_of(11, 90, 160, format_)
         whole = _kernels.matmul(x, packed, isa)

@@ -8,6 +8,7 @@ kills the process, should the engine not answer.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import logging
 import os
@@ -96,6 +97,7 @@ class DrainingServer(uvicorn.Server):
                 # What is loaded stays: a full collection would look through all of it, for a
                 # tenth of a second in the middle of every stream.
                 gc.freeze()
+                _return_memory()
                 self._on_ready()
             self._on_ready = None
         if self._state.failure is not None:
@@ -122,3 +124,10 @@ class DrainingServer(uvicorn.Server):
     async def _end_engine(self) -> None:
         if self._state.model is not None:
             await self._state.model.engine.shutdown()
+
+
+def _return_memory() -> None:
+    """What loading took and no longer needs goes back to the system, where the C library can."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
