@@ -55,7 +55,7 @@ class NullRunner:
     def _compute(self) -> StepResult:
         if self.reads_weights:
             self._weights.max()
-        return StepResult(self._rng.choice(self._letters, self._samples).tolist())
+        return StepResult(self._rng.choice(self._letters, self._samples))
 
     def close(self) -> None:
         """Nothing to free."""

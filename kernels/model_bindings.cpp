@@ -170,8 +170,8 @@ nb::tuple run(Model& model, BoundBatch& bound, bool measure) {
     model.run(batch, output);
   }
   if (failure) std::rethrow_exception(failure);
-  nb::list token_ids;
-  for (int32_t token : sampled) token_ids.append(token);
+  auto token_ids = new_array<int32_t>({sampled.size()});
+  std::copy(sampled.begin(), sampled.end(), token_ids.data());
   bound.sampled.swap(sampled);
   return nb::make_tuple(token_ids, samples.arrays, scores.arrays, embeddings,
                         measure ? seconds(timings) : nb::none());

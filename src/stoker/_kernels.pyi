@@ -128,7 +128,7 @@ class Model:
     def run(
         self, batch: BoundBatch, measure: bool
     ) -> tuple[
-        list[int],
+        NDArray[np.int32],
         _Logprobs | None,
         _Logprobs | None,
         NDArray[np.float32] | None,

@@ -135,7 +135,7 @@ class ContextRunner:
         self.batches: list[Batch] = []
         self.num_followed = 0
         """Batches that were asked for as the step after the one before."""
-        self._last: tuple[Batch, list[int]]
+        self._last: tuple[Batch, NDArray[np.int32]]
         self.closed = False
         self._script = {tuple(prompt): list(answer) for prompt, answer in (script or {}).items()}
 
@@ -151,11 +151,10 @@ class ContextRunner:
         if batch.before_sampling is not None:
             batch.before_sampling()
         sample = batch.sample
-        tokens = [self._sample(batch, i, contexts) for i in range(len(sample))]
+        tokens = np.array([self._sample(batch, i, contexts) for i in range(len(sample))], np.int32)
         logprobs = scores = None
         if (sample.num_logprobs >= 0).any():
-            chosen = np.array(tokens, np.int32)
-            logprobs = _top(contexts, sample.rows, chosen, sample.num_logprobs)
+            logprobs = _top(contexts, sample.rows, tokens, sample.num_logprobs)
         if batch.score is not None:
             score = batch.score
             scores = _top(contexts, score.rows, score.targets, score.num_logprobs)

@@ -143,7 +143,8 @@ class TestStep:
         step = batch((tokens, 0, ids(*range(10))), sample=greedy(39, 3, 39))
         result = interface.run(step)
         assert interface.cache == CACHE
-        assert result.token_ids == expected[[39, 3, 39]].argmax(axis=1).tolist()
+        assert result.token_ids.tolist() == expected[[39, 3, 39]].argmax(axis=1).tolist()
+        assert result.token_ids.dtype == np.int32
         assert result.logprobs is None
         assert result.scores is None
         assert result.embeddings is None

@@ -83,7 +83,7 @@ class LetterRunner:
     gate: threading.Event
     delay: float = 0.0
     answer: str | None = None
-    last: tuple[Batch, list[int]] = field(init=False)
+    last: tuple[Batch, NDArray[np.int32]] = field(init=False)
 
     def run(self, batch: Batch) -> StepResult:
         self.gate.wait()
@@ -116,8 +116,8 @@ class LetterRunner:
         if batch.embed_rows is not None:
             waves = batch.token_ids[:, None] * np.arange(1.0, HIDDEN + 1)
             embeddings = np.cos(waves).astype(np.float32)[batch.embed_rows]
-        self.last = batch, tokens.tolist()
-        return StepResult(tokens.tolist(), _table(tokens, sample.num_logprobs), scores, embeddings)
+        self.last = batch, tokens
+        return StepResult(tokens, _table(tokens, sample.num_logprobs), scores, embeddings)
 
     def run_next(self, block_tables: NDArray[np.int32] | None) -> StepResult:
         batch, sampled = self.last

@@ -114,7 +114,7 @@ class OutputProcessor:
         self.constrained = []
         if built.scorers and result.scores is not None:
             self._take_scores(built, _LogprobTable(result.scores, self._tokenizer))
-        tokens = result.token_ids
+        tokens = result.token_ids.tolist()
         table = None
         if result.logprobs is not None:
             table = _LogprobTable(result.logprobs, self._tokenizer)

@@ -142,12 +142,12 @@ class Batch:
     def num_sequences(self) -> int:
         return len(self.context_lens)
 
-    def next(self, sampled: list[int], block_tables: Int32Array | None) -> Batch:
+    def next(self, sampled: Int32Array, block_tables: Int32Array | None) -> Batch:
         """The step after this one, when each of its sequences had one token and one sample and goes
         on with that; see `ModelRunner.run_next`."""
         return replace(
             self,
-            token_ids=np.array(sampled, np.int32),
+            token_ids=sampled,
             context_lens=self.context_lens + np.int32(1),
             block_tables=self.block_tables if block_tables is None else block_tables,
             sample=replace(self.sample, steps=self.sample.steps + np.int32(1)),
@@ -177,8 +177,8 @@ class TopLogprobs:
 class StepResult:
     """What a step computed."""
 
-    token_ids: list[int]
-    """The sampled tokens, one for each sample."""
+    token_ids: Int32Array
+    """`[samples]` the sampled tokens."""
     logprobs: TopLogprobs | None = None
     """`[samples]` rows; None when no sample asked for any."""
     scores: TopLogprobs | None = None

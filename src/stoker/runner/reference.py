@@ -34,7 +34,7 @@ class ReferenceRunner:
         shape = (spec.num_layers, cache.num_slots, spec.num_kv_heads, spec.head_dim)
         self._keys = np.zeros(shape, np.float32)
         self._values = np.zeros(shape, np.float32)
-        self._last: tuple[Batch, list[int]]
+        self._last: tuple[Batch, Int32Array]
 
     def run(self, batch: Batch) -> StepResult:
         """Compute one step; see `ModelRunner.run`."""
@@ -168,11 +168,10 @@ class ReferenceRunner:
 
     def _sample(self, batch: Batch, hidden: Float32Array) -> StepResult:
         logits = self._project(hidden[batch.sample.rows])
-        tokens = sample(logits, batch.sample)
-        result = StepResult(tokens.tolist())
+        result = StepResult(token_ids=sample(logits, batch.sample))
         wanted = int(batch.sample.num_logprobs.max(initial=-1))
         if wanted >= 0:
-            result.logprobs = top_logprobs(logits, tokens, wanted)
+            result.logprobs = top_logprobs(logits, result.token_ids, wanted)
         if batch.score is not None:
             wanted = int(batch.score.num_logprobs.max(initial=0))
             logits = self._project(hidden[batch.score.rows])
