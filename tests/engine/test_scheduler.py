@@ -274,3 +274,26 @@ def test_check_notices_damage(damage: str) -> None:
             engine.slots.block_tables[engine.scheduler.running[0].slot, 0] += 1
     with pytest.raises(RuntimeError):
         engine.check()
+
+
+def test_a_decode_that_forked_copies_the_block_it_shares() -> None:
+    """Also one that was sure of its block before: whoever writes first makes the copy."""
+    engine = make_engine(64, 4)
+    submit(engine, "a", 5, max_tokens=20)
+    step(engine)
+    step(engine)
+    scheduler = engine.scheduler
+    (parent,) = scheduler.running
+    assert (parent.num_computed, parent.writable) == (6, 8)
+    child = parent.fork(1, parent.answer)
+    scheduler.fork(parent, child)
+    shared = parent.block_table[1]
+    schedule = scheduler.schedule(0.0)
+    assert schedule.sequences == [parent, child]
+    assert schedule.copies == [(shared, parent.block_table[1])]
+    assert child.block_table[1] == shared
+    assert scheduler.schedule(0.0).copies == []
+    scheduler.finish(child)
+    scheduler.preempt(parent)
+    assert parent.writable == 0
+    engine.abort_all()

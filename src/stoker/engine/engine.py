@@ -222,9 +222,11 @@ class Engine:
         """The last part of a step: what the runner computed becomes tokens, text and ends."""
         self.scheduler.complete(schedule)
         stats = StepStats(num_tokens=schedule.num_tokens, num_preemptions=len(schedule.preempted))
-        self._masks.wait()
-        outputs = self._processor.process(built, result, self._clock(), stats)
-        self._masks.start(self._processor.constrained)
+        masks, processor = self._masks, self._processor
+        masks.wait()
+        outputs = processor.process(built, result, self._clock(), stats)
+        if processor.constrained:
+            masks.start(processor.constrained)
         self._num_steps += 1
         self._generation_tokens += stats.num_generation_tokens
         for output in outputs:
