@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from stoker.cli import running
-from stoker.cli.running import Server, announced, servers
+from stoker.cli.running import Server, announced, from_here, servers
 
 
 @pytest.fixture(autouse=True)
@@ -97,3 +97,16 @@ def test_a_home_that_cannot_be_written_stops_no_server(home: Path) -> None:
 def test_where_it_can_be_asked_from_here(url: str, local: str) -> None:
     server = Server(kind="server", url=url, models=(), pid=1, since=0, process="")
     assert server.local_url == local
+
+
+@pytest.mark.parametrize(
+    ("url", "asked"),
+    [
+        ("http://0.0.0.0:8000", "http://127.0.0.1:8000"),
+        ("http://[::]:8000", "http://127.0.0.1:8000"),
+        ("http://10.0.0.5:8000", "http://10.0.0.5:8000"),
+        ("http://[::1]:8000", "http://[::1]:8000"),
+    ],
+)
+def test_where_a_server_can_be_asked_from_here(url: str, asked: str) -> None:
+    assert from_here(url) == asked

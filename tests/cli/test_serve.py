@@ -184,6 +184,9 @@ def test_what_is_wrong_is_named(checkpoint: Path, tmp_path: Path) -> None:
     assert "max_num_seqs" in refused(str(checkpoint), "--port", "0", "--max-num-seqs", "0")
     assert "no.jinja" in refused(str(checkpoint), "--port", "0", "--chat-template", "no.jinja")
     assert "no.keys" in refused(str(checkpoint), "--port", "0", "--api-key-file", "no.keys")
+    assert "--isa must be one of portable" in refused(
+        str(checkpoint), "--port", "0", "--isa", "mmx"
+    )
     for settings in ("{", '{"enable_kv_cache_events": true, "endpoint": "ipc:///no/such/x"}'):
         said = refused("/no/such/model", "--port", "0", "--kv-events-config", settings)
         assert "--kv-events-config" in said

@@ -37,11 +37,14 @@ class Server(BaseModel):
 
     @property
     def local_url(self) -> str:
-        """Where it can be asked from here: one that listens everywhere listens here too."""
-        host = urlsplit(self.url).hostname or ""
-        if host in ("0.0.0.0", "::"):
-            return f"http://127.0.0.1:{urlsplit(self.url).port}"
-        return self.url
+        """Where it can be asked from here."""
+        return from_here(self.url)
+
+
+def from_here(url: str) -> str:
+    """Where a server on this machine can be asked: one that listens everywhere listens here too."""
+    parts = urlsplit(url)
+    return f"http://127.0.0.1:{parts.port}" if parts.hostname in ("0.0.0.0", "::") else url
 
 
 @contextmanager

@@ -230,6 +230,7 @@ def serve(
     from stoker.telemetry.tracing.export import open_tracing
 
     setup_logging(as_json=log_json)
+    _check_isa(isa)
     settings: dict[str, object] = {
         "max_model_len": max_model_len,
         "max_num_seqs": max_num_seqs,
@@ -320,6 +321,18 @@ def serve(
             tracing.close()
 
 
+def _check_isa(isa: str | None) -> None:
+    if isa is None:
+        return
+    from stoker import _kernels
+
+    here = _kernels.available_isas()
+    if isa not in here:
+        raise InvalidRequest(
+            f"--isa must be one of {', '.join(here)} here, got {isa!r}", param="isa"
+        )
+
+
 def _publisher(settings: str | None, engine: EngineConfig) -> KVEventPublisher | None:
     if settings is None:
         return None
@@ -365,6 +378,9 @@ def _greet(
     model: ServedModel | ServedEncoder, name: str, url: str, keyed: bool, began: float
 ) -> None:
     """What a person at the terminal wants to know next."""
+    from stoker.cli.running import from_here
+
+    here = from_here(url)
     text = "What is the capital of France?"
     if hasattr(model, "encoder"):
         path, body = "embeddings", json.dumps({"model": name, "input": text})
@@ -374,8 +390,8 @@ def _greet(
     key = " -H 'Authorization: Bearer KEY'" if keyed else ""
     typer.echo(
         f"\n{name} is served on {url}, ready in {time.perf_counter() - began:.1f} s. Try:\n\n"
-        f"  curl {url}/v1/{path}{key} -H 'Content-Type: application/json' \\\n"
+        f"  curl {here}/v1/{path}{key} -H 'Content-Type: application/json' \\\n"
         f"    -d {shlex.quote(body)}\n\n"
-        f"or any OpenAI client with base_url {url}/v1. Ctrl+C stops.\n",
+        f"or any OpenAI client with base_url {here}/v1. Ctrl+C stops.\n",
         err=True,
     )
