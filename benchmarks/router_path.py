@@ -72,8 +72,6 @@ class Wire:
     def is_closing(self) -> bool:
         return False
 
-    def set_write_buffer_limits(self, high: int) -> None: ...
-
     def abort(self) -> None:
         raise SystemExit("a connection was aborted")
 

@@ -86,9 +86,6 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        # What is written leaves at once: with room in a buffer, it would wait until everything
-        # that came meanwhile has been read.
-        self._transport.set_write_buffer_limits(0)
         self._server.connections.add(self)
         self._rest()
 

@@ -149,7 +149,6 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(0)  # as for clients: what is written leaves at once
 
     def data_received(self, data: bytes) -> None:
         receiver = self._receiver
