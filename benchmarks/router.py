@@ -1,6 +1,7 @@
 """The router beside vllm-router: requests per second, added latency, streams, memory.
 
-    python benchmarks/router.py [--vllm-router ENV/bin/vllm-router] [--rounds 3] [--seconds 4]
+    python benchmarks/router.py [--compiled .venv/compiled/bin/python]
+        [--vllm-router ENV/bin/vllm-router] [--rounds 3] [--seconds 4]
 
 Needs `wrk` and `nginx` (Debian: `apt-get install wrk nginx-light`); vllm-router comes from the
 package index into a virtual environment of its own and is left out when not given. Two nginx
@@ -17,7 +18,8 @@ the medians and the best round. While one candidate measures, the others are sto
   50 chunks a second, how much later than directly the chunks arrive (p50, p99).
 - memory: resident size with 10 000 idle connections, and after each tenth of `--soak` requests.
 
-The last table has each target beside what was measured: the first policy's.
+The last tables have each target beside what was measured: the first policy's, of the router as
+Python runs it, and of the one that `make compiled` made if its interpreter is given.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 from rich.console import Console
@@ -42,6 +45,7 @@ from router_peers import (
     HERE,
     KEY,
     PIPE,
+    Build,
     Candidate,
     console,
     free_port,
@@ -93,16 +97,18 @@ def soak(candidate: Candidate, requests: int, directory: Path) -> list[float]:
     return sizes
 
 
-def measure_streams(policy: str, rounds: int, seconds: float, directory: Path) -> list[Candidate]:
-    """Streams directly and through the router, from the worker that makes and reads them."""
+def measure_streams(
+    builds: Sequence[Build], policy: str, rounds: int, seconds: float, directory: Path
+) -> list[Candidate]:
+    """Streams directly and through each router, from the worker that makes and reads them."""
     worker = HERE / "workers" / "streams.py"
     engine_port = free_port()
     engine = subprocess.Popen([sys.executable, str(worker), "serve", str(engine_port)])
     try:
         wait_for(engine_port)
-        router = start_stoker(policy, [engine_port], directory)
-        measured = [Candidate("directly", engine_port), router]
+        measured = [Candidate("directly", engine_port)]
         try:
+            measured += [start_stoker(build, policy, [engine_port], directory) for build in builds]
             for load in ("fast", "paced") * rounds:
                 for candidate in measured:
                     command = [
@@ -116,7 +122,8 @@ def measure_streams(policy: str, rounds: int, seconds: float, directory: Path) -
                     for figure, value in json.loads(output.stdout).items():
                         candidate.note(f"{load}: {figure}", value)
         finally:
-            router.stop()
+            for candidate in measured:
+                candidate.stop()
     finally:
         engine.kill()
         engine.wait()
@@ -180,9 +187,8 @@ def request_targets(ours: Candidate, others: Sequence[Candidate]) -> Iterator[Ro
 
 
 def other_targets(
-    streams: Sequence[Candidate], idle: float, sizes: Sequence[float]
+    directly: Candidate, through: Candidate, idle: float, sizes: Sequence[float]
 ) -> Iterator[Row]:
-    directly, through = streams
     chunks = through.median("fast: chunks/s")
     yield "chunks/s, 200 streams", "≥ 100 000", f"{chunks:,.0f}", chunks >= 100_000
     late = through.median("paced: p99 late ms") - directly.median("paced: p99 late ms")
@@ -192,8 +198,8 @@ def other_targets(
     yield "memory, from the first tenth to the last", "flat", f"{grown:+.1f} MB", grown < 2
 
 
-def print_targets(rows: Iterator[Row]) -> None:
-    table = Table(title="Targets", title_justify="left", box=None, header_style="bold")
+def print_targets(name: str, rows: Iterator[Row]) -> None:
+    table = Table(title=f"Targets: {name}", title_justify="left", box=None, header_style="bold")
     for column in ("", "target", "measured", ""):
         table.add_column(column)
     for name, target, measured, met in rows:
@@ -204,6 +210,7 @@ def print_targets(rows: Iterator[Row]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--vllm-router", help="its program, in its own environment")
+    parser.add_argument("--compiled", help="the interpreter that `make compiled` installed for")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=4)
     parser.add_argument("--policies", default="prefix,round_robin,auto", help="Stoker's to measure")
@@ -213,43 +220,57 @@ def main() -> None:
     if shutil.which("wrk") is None:
         raise SystemExit("wrk is not here: apt-get install wrk nginx-light")
     policies = given.policies.split(",")
+    builds = [Build("stoker", sys.executable)]
+    if given.compiled:
+        builds.append(Build("stoker compiled", given.compiled))
+        builds[-1].check_compiled()
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         nginx, engines = start_nginx(directory)
         candidates = [Candidate(DIRECTLY, engines[0])]
         try:
             candidates.append(start_pipe(engines[0]))
-            candidates += [start_stoker(policy, engines, directory) for policy in policies]
+            candidates += [
+                start_stoker(build, policy, engines, directory)
+                for policy in policies
+                for build in builds
+            ]
+            judged = candidates[2 : 2 + len(builds)]
             if given.vllm_router:
                 candidates += [
                     start_vllm_router(given.vllm_router, policy, engines)
                     for policy in ("round_robin", "cache_aware")
                 ]
-            ours = candidates[2]
             measure_requests(candidates, given.rounds, given.seconds, directory)
-            with ours.running_alone(candidates):
-                sizes = soak(ours, given.soak, directory)
-                idle = idle_connections(ours, given.idle)
+            sizes, idle = [], []
+            for ours in judged:
+                with ours.running_alone(candidates):
+                    console.print(f"memory: {ours.name}")
+                    sizes.append(soak(ours, given.soak, directory))
+                    idle.append(idle_connections(ours, given.idle))
         finally:
             for candidate in candidates:
                 candidate.stop()
             nginx.terminate()
             nginx.wait()
-        streams = measure_streams(policies[0], given.rounds, given.seconds, directory)
+        directly, *streams = measure_streams(
+            builds, policies[0], given.rounds, given.seconds, directory
+        )
     load = os.getloadavg()[0]
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {load:.1f}")
     requests = ("1: p50 ms", "32: p50 ms", "32: req/s", "200 KB: req/s", "200 KB: µs more")
     print_table("Requests: median (best)", candidates, requests)
     chunks = ("fast: chunks/s", "paced: p50 late ms", "paced: p99 late ms")
-    print_table("200 streams", streams, chunks)
-    tenths = " ".join(f"{size:.1f}" for size in sizes)
-    print(f"Memory of {ours.name} over {given.soak:,} requests, MB: {tenths}")
-    print(f"With {given.idle} idle connections: {idle:.0f} MB")
-    print_targets(
-        row
-        for rows in (request_targets(ours, candidates), other_targets(streams, idle, sizes))
-        for row in rows
-    )
+    print_table("200 streams", [directly, *streams], chunks)
+    for ours, through, resident, held in zip(judged, streams, sizes, idle, strict=True):
+        tenths = " ".join(f"{size:.1f}" for size in resident)
+        print(f"Memory of {ours.name} over {given.soak:,} requests, MB: {tenths}")
+        print(f"With {given.idle} idle connections: {held:.0f} MB")
+        rows = (
+            request_targets(ours, candidates),
+            other_targets(directly, through, held, resident),
+        )
+        print_targets(ours.name, chain.from_iterable(rows))
 
 
 if __name__ == "__main__":

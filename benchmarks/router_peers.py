@@ -177,15 +177,42 @@ def stoker_config(
     }
 
 
-def start_stoker(policy: str, engines: Sequence[int], directory: Path) -> Candidate:
+@dataclass(frozen=True)
+class Build:
+    """A Stoker to measure."""
+
+    name: str
+    python: str
+    """The interpreter of its environment."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Without what would put another Stoker in its place."""
+        here = self.python == sys.executable
+        return {k: v for k, v in os.environ.items() if here or k != "PYTHONPATH"}
+
+    def check_compiled(self) -> None:
+        command = [self.python, "-m", "stoker", "collect-env", "--json"]
+        output = subprocess.run(
+            command, capture_output=True, text=True, check=True, env=self.environment
+        )
+        if json.loads(output.stdout)["software"]["router"] != "native code":
+            raise SystemExit(f"the router of {self.python} is not compiled: make compiled")
+
+
+def start_stoker(build: Build, policy: str, engines: Sequence[int], directory: Path) -> Candidate:
     port = free_port()
-    config = stoker_config(policy, engines, directory, port)
-    file = directory / f"{policy}.yaml"
+    own = directory / build.name
+    own.mkdir(exist_ok=True)
+    config = stoker_config(policy, engines, own, port)
+    file = own / f"{policy}.yaml"
     file.write_text(json.dumps(config))
-    command = [sys.executable, "-m", "stoker", "router", str(file)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = [build.python, "-m", "stoker", "router", str(file)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=build.environment
+    )
     wait_for(port)
-    return Candidate(f"stoker, {policy}", port, process)
+    return Candidate(f"{build.name}, {policy}", port, process)
 
 
 def start_vllm_router(program: str, policy: str, engines: Sequence[int]) -> Candidate:

@@ -256,7 +256,8 @@ class Dispatcher:
     def _check_backend(self, features: Features, serving: Sequence[EngineHandle]) -> None:
         if serving or self.fleet.expects(features.model or "", monotonic()):
             return
-        features.backend, asked = None, features.backend
+        asked = features.backend
+        features.backend = None
         engines = self._serving(features)
         known = sorted({engine.kind for engine in engines} | {engine.name for engine in engines})
         raise bad_request(
@@ -373,7 +374,7 @@ class Dispatcher:
     def _serve_queue(self, model: str | None) -> None:
         """Send on those who wait for a model, as long as there is room."""
         queue = self._queues.get(model)
-        while queue:
+        while queue is not None and len(queue):
             exchange = queue.first()
             assert exchange is not None
             now = monotonic()
@@ -390,7 +391,7 @@ class Dispatcher:
             self._serve_queue(model)
 
     def _forget_if_empty(self, model: str | None) -> None:
-        if model in self._queues and not self._queues[model]:
+        if model in self._queues and not len(self._queues[model]):
             del self._queues[model]
 
     def has_untried(self, exchange: Exchange) -> bool:

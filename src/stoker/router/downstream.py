@@ -10,6 +10,7 @@ import httptools
 
 from stoker.api.errors import ApiError, bad_request
 from stoker.router.heads import KnownHead, split_head
+from stoker.router.protocol import StreamProtocol
 from stoker.router.request import BodySink, Request, new_request_id
 from stoker.router.wire import (
     STATUS_LINES,
@@ -42,7 +43,7 @@ class Work(Protocol):
     def resume(self) -> None: ...
 
 
-class ClientConnection(asyncio.Protocol):
+class ClientConnection(StreamProtocol):
     """Parses requests, hands each to the server in turn, writes the answers.
 
     One request is answered at a time. Requests that arrive meanwhile (pipelining) wait, parsed,

@@ -33,6 +33,7 @@ from stoker.router.policies import POLICIES
 from stoker.router.policies.kv import Kv
 from stoker.router.policies.session import Session
 from stoker.router.prober import Prober
+from stoker.router.protocol import as_protocol
 from stoker.router.request import BodySink, Request
 from stoker.router.shared.fleet import SharedFleet
 from stoker.router.shared.limits import SharedLimits
@@ -188,7 +189,7 @@ class RouterServer:
         self._files.start()
         listener = listener or bind(self.config.router.host, self.config.router.port)
         self._server = await self.loop.create_server(
-            lambda: ClientConnection(self), sock=listener, backlog=4096
+            lambda: as_protocol(ClientConnection(self)), sock=listener, backlog=4096
         )
 
     async def reload(self, config: Config) -> list[EngineHandle]:

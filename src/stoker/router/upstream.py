@@ -8,7 +8,6 @@ import os
 import ssl
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from time import monotonic
 from typing import Protocol, cast
 
@@ -16,6 +15,7 @@ import httptools
 
 from stoker.router.engines.handle import Address
 from stoker.router.heads import KnownHead, split_head
+from stoker.router.protocol import StreamProtocol, as_protocol
 from stoker.router.wire import Headers
 
 _MAX_IDLE = 512
@@ -47,24 +47,30 @@ class UpstreamFailure(Exception):
         return "failed" if self.sent else "unreachable"
 
 
-@dataclass(slots=True, eq=False)
 class ResponseHead:
     """Status and fields of an engine's answer, names in lower case."""
 
-    status: int
-    headers: Headers
-    fields: Mapping[bytes, bytes]
-    """The same by name; of a name given twice, the last."""
-    is_stream: bool = field(init=False)
-    """Whether the body is made to be read as it comes."""
-    returned: bytes | None = field(init=False, default=None)
-    """What `forwarding.returned_fields` made of it, which several answers may share,"""
-    returned_without_limits: bytes | None = field(init=False, default=None)
-    """with and without the engine's limits."""
+    __slots__ = (
+        "fields",
+        "headers",
+        "is_stream",
+        "returned",
+        "returned_without_limits",
+        "status",
+    )
 
-    def __post_init__(self) -> None:
-        content_type = self.fields.get(b"content-type", b"")
+    def __init__(self, status: int, headers: Headers, fields: Mapping[bytes, bytes]) -> None:
+        """`fields` are the headers by name; of a name given twice, the last."""
+        self.status = status
+        self.headers = headers
+        self.fields = fields
+        content_type = fields.get(b"content-type", b"")
         self.is_stream = content_type.startswith((b"text/event-stream", b"application/x-ndjson"))
+        """Whether the body is made to be read as it comes."""
+        self.returned: bytes | None = None
+        """What `forwarding.returned_fields` made of it, which several answers may share,"""
+        self.returned_without_limits: bytes | None = None
+        """with and without the engine's limits."""
 
 
 class Receiver(Protocol):
@@ -87,7 +93,7 @@ class ConnectWaiter(Protocol):
     def on_connect_failed(self, failure: UpstreamFailure) -> None: ...
 
 
-class UpstreamConnection(asyncio.Protocol):
+class UpstreamConnection(StreamProtocol):
     """One connection to an engine."""
 
     def __init__(self, pool: Pool) -> None:
@@ -310,8 +316,9 @@ class Pool:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._connect_timeout):
-                _, connection = await loop.create_connection(
-                    lambda: UpstreamConnection(self),
+                connection = UpstreamConnection(self)
+                await loop.create_connection(
+                    lambda: as_protocol(connection),
                     self._address.host,
                     self._address.port,
                     ssl=self._ssl,

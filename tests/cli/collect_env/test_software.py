@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from stoker.cli.collect_env import software
 from stoker.cli.collect_env.software import environment
+from stoker.router.exchange import Exchange
 
 
 def test_secrets_are_masked() -> None:
@@ -89,3 +91,8 @@ def test_kernels() -> None:
     assert "portable" in found.isas
     assert found.sha256 is not None
     assert len(found.sha256) == 16
+
+
+def test_router() -> None:
+    interpreted = inspect.isfunction(Exchange.send_to)
+    assert software._router() == ("Python" if interpreted else "native code")

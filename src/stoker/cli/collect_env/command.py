@@ -52,6 +52,7 @@ def as_text(found: Environment) -> str:
             "version": f"{software.stoker} in {software.location}",
             "python": f"{software.python}, {software.executable}",
             "kernels": _kernels(software.kernels),
+            "router": software.router,
         },
         "System": {
             "os": system.os,

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import find_spec
 from pathlib import Path
 
 from stoker import __version__
@@ -55,6 +56,8 @@ class Software:
     python: str
     executable: str
     kernels: Kernels
+    router: str | None
+    """Whether its request path is native code (`make compiled`)."""
     packages: dict[str, str | None]
     """Versions of what Stoker needs; None: not installed."""
     peers: dict[str, str]
@@ -71,6 +74,7 @@ def software() -> Software:
         python=f"{platform.python_implementation()} {platform.python_version()}",
         executable=_shown(sys.executable),
         kernels=_kernels(),
+        router=_router(),
         packages=_packages(),
         peers=_peers(),
         models=_models(),
@@ -96,6 +100,13 @@ def _shown(path: str) -> str:
     """A path without the name of its owner."""
     home = str(Path.home())
     return re.sub(rf"(?<![^:=]){re.escape(home)}(?=/|:|$)", "~", path) if home != "/" else path
+
+
+def _router() -> str | None:
+    spec = find_spec("stoker.router.exchange")
+    if spec is None or spec.origin is None:
+        return None
+    return "Python" if spec.origin.endswith(".py") else "native code"
 
 
 def _kernels() -> Kernels:

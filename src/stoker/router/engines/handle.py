@@ -26,7 +26,7 @@ _SUSPECT_LIMIT_S = 5.0
 _CLOSED = BreakerState.CLOSED
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Address:
     """Where an engine listens. `path` precedes every request's own path."""
 
@@ -51,7 +51,7 @@ class Address:
         return ssl.create_default_context() if self.tls else None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class EngineModel:
     """A model (or LoRA adapter) that an engine serves."""
 
@@ -67,7 +67,7 @@ class EngineModel:
     """Of its weights."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Elsewhere:
     """What other routers have at an engine, as far as they told."""
 

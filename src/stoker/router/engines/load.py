@@ -19,7 +19,7 @@ _KV_BYTES = ("kv_cache_memory_bytes", "cpu_kvcache_space_bytes")
 _MEMORY = re.compile(r"^process_resident_memory_bytes(?:\{[^}]*\})? ([0-9.e+]+)$", re.MULTILINE)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class EngineLoad:
     """A reading of an engine's gauges. `at` is the reader's clock, in seconds."""
 

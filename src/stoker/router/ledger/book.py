@@ -21,7 +21,7 @@ class Outcome(Enum):
     """Over a limit, or for a model its key may not use: no engine saw it."""
 
 
-@dataclass(slots=True)
+@dataclass
 class Tally:
     """Sums over requests."""
 

@@ -116,11 +116,13 @@ class Purse:
             before = self._period
             self._begin(period_of(now))
             if before.day and self._period.day != before.day:
-                self.stored_day = self.fresh = self.leaving = 0.0
+                self.stored_day = 0.0
+                self.fresh = 0.0
+                self.leaving = 0.0
             if before.day and self._period.month_begin != before.month_begin:
                 self.stored_month = 0.0
         return self._period
 
     def _begin(self, period: Period) -> None:
         self._period = period
-        self._until = (period.day + 1) * DAY_S
+        self._until = float((period.day + 1) * DAY_S)
