@@ -84,12 +84,14 @@ $(VENV)/.dev: $(VENV)/.installed
 	@$(BIN)/pip install -q --group dev
 	@touch $@
 
-# Not editable: what is installed is a copy, native where the router's request path is.
+# Not editable: what is installed is a copy, native where the router's request path is. mypyc reads
+# the types of what it depends on, so that is there before.
 $(VENV)/compiled/.installed: $(VENV)/.pip pyproject.toml tools/compile_router.py $(KERNEL_SOURCES) $(PYTHON_SOURCES)
 	@echo "Compiling the kernels and the router, and installing both in $(VENV)/compiled …"
 	@$(PYTHON) -m venv $(VENV)/compiled
 	@$(VENV)/compiled/bin/pip install -q --upgrade pip
-	@$(VENV)/compiled/bin/pip install -q --group dev
+	@$(VENV)/compiled/bin/pip install -q --group dev -r <($(VENV)/compiled/bin/python -c \
+	  'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")')
 	@PATH="$(abspath $(VENV))/compiled/bin:$$PATH" $(VENV)/compiled/bin/pip install -q --no-build-isolation \
 	  -C build-dir=build/compiled -C cmake.define.STOKER_COMPILED=ON .
 	@touch $@

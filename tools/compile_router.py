@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 
 MODULES = (
-    *("access_log", "admission", "dispatcher", "downstream", "exchange", "forwarding"),
+    *("admission", "dispatcher", "downstream", "exchange", "forwarding"),
     *("long_strings", "metrics", "protocol", "responder", "retries", "settlement", "upstream"),
     *("usage_filter", "wire"),
     *("engines/breaker", "engines/handle", "engines/load", "engines/meter", "engines/tariff"),
