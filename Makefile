@@ -54,9 +54,9 @@ kernels:  ## rebuild the kernels in place, after a change in kernels/
 	@found="$$(python3 -c 'from importlib.util import find_spec; print(find_spec("stoker._kernels").origin)')"; \
 	  [ "$$found" -ef src/stoker/_kernels*.so ] || install -m 755 build/kernels/_kernels*.so "$$found"
 
-compiled: $(VENV)/compiled/.installed  ## a second environment, .venv/compiled, where the router is native code (5 minutes)
+compiled: $(VENV)/compiled/.installed  ## a second environment, .venv/compiled, where the router is native code (2 minutes)
 
-compiled-test: compiled  ## the router's tests in that environment (5 minutes)
+compiled-test: compiled  ## the router's tests in that environment (2 minutes)
 	$(VENV)/compiled/bin/pytest -m "not conformance" tests/router $(PYTEST_FLAGS)
 
 clean:  ## remove everything that was built

@@ -95,10 +95,6 @@ class Sequence:
     def num_generated(self) -> int:
         return self.num_tokens - self.num_prompt
 
-    @property
-    def last_token(self) -> int:
-        return int(self._tokens[self.num_tokens - 1])
-
     def tokens(self, start: int, end: int) -> NDArray[np.int32]:
         """A view of known tokens `start … end - 1`."""
         return self._tokens[start:end]
